@@ -1,0 +1,161 @@
+"""CKKS by SEAL: the one file that imports TenSEAL, and all that ever touches a secret key.
+
+SEAL makes the keys, encrypts and decrypts. Polynomials enter and leave it in its own file
+format (docs/protocol.md section 3.4) through a memory file that never reaches a disk; the
+secret key itself is never saved, and its handle can be neither printed nor pickled.
+"""
+
+import os
+import struct
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import numpy as np
+import tenseal.sealapi as seal
+import zstandard
+from numpy.typing import NDArray
+
+from protocol.errors import MalformedMessage, UsageError
+from protocol.packing import Layout
+from protocol.params import Preset
+from protocol.ring import U32, ring
+from protocol.scheme import Scheme, SecretKey, Seeded, scores_from_residues
+from protocol.seeds import SEED_BYTES
+
+_HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, version 4.3, compression, 0, size
+_MAGIC, _VERSION, _PLAIN, _ZSTD = 0xA15E, (4, 3), 0, 2
+_CIPHERTEXT = struct.Struct("<32s?QQQdQ")  # parms_id, NTT form, polynomials, N, k, scale, 1
+_PLAINTEXT = struct.Struct("<32sQd")  # parms_id, coefficients, scale
+_ARRAY = struct.Struct("<16xQ")  # an inner header, then the number of words
+_MAX_SAVED = 1 << 22
+
+
+class SealScheme(Scheme):
+    """The real scheme."""
+
+    def keygen(self, preset: Preset) -> SecretKey:
+        """Make a fresh key pair; about 3 ms."""
+        return SealKey(preset)
+
+
+class SealKey(SecretKey):
+    """A secret key inside SEAL, for one question to one institution."""
+
+    def __init__(self, preset: Preset) -> None:
+        self._preset = preset
+        self._ring = ring(preset.ring_degree, preset.data_moduli)
+        self._reply_ring = ring(preset.ring_degree, (preset.reply_modulus,))
+        self._context = _context(preset)
+        secret = seal.KeyGenerator(self._context).secret_key()
+        self._encryptor = seal.Encryptor(self._context, secret)
+        self._decryptor = seal.Decryptor(self._context, secret)
+        with _MemoryFile() as file:
+            self._public_key = self._seeded(file.save(self._encryptor.encrypt_zero_symmetric()))
+
+    @property
+    def public_key(self) -> Seeded:
+        """A seeded symmetric encryption of zero: (b, a) with b = -(a*s + e)."""
+        return self._public_key
+
+    def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
+        """Encrypt coefficients int64 [d1, N] symmetrically; about 2 ms each."""
+        residues = self._ring.residues(polynomials)
+        self._ring.forward(residues)
+        scale = 2.0**self._preset.query_scale_bits
+        head = _PLAINTEXT.pack(_id(self._context.first_parms_id()), residues[0].size, scale)
+        with _MemoryFile() as file:
+            ciphertexts = []
+            for chunk in residues:
+                plaintext = seal.Plaintext()
+                file.load(plaintext, self._context, head + _array(chunk))
+                ciphertexts.append(file.save(self._encryptor.encrypt_symmetric(plaintext)))
+        return [self._seeded(ciphertext) for ciphertext in ciphertexts]
+
+    def decrypt_scores(self, layout: Layout, c0: U32, c1: U32) -> NDArray[np.float64]:
+        """Decrypt m blocks; raise :class:`MalformedMessage` if SEAL refuses one."""
+        degree, width = self._preset.ring_degree, layout.chunk_width
+        pairs = np.zeros((len(c0), 2, 1, degree), np.uint32)
+        pairs[:, 0, 0, width - 1 :: width] = c0
+        pairs[:, 1, 0] = c1
+        self._reply_ring.forward(pairs)
+        parms_id, scale = _id(self._context.last_parms_id()), self._preset.reply_scale
+        head = _CIPHERTEXT.pack(parms_id, True, 2, degree, 1, scale, 1)
+        messages = np.empty((len(c0), 1, degree), np.uint32)
+        with _MemoryFile() as file:
+            for pair, message in zip(pairs, messages, strict=True):
+                ciphertext, plaintext = seal.Ciphertext(), seal.Plaintext()
+                try:
+                    file.load(ciphertext, self._context, head + _array(pair))
+                    self._decryptor.decrypt(ciphertext, plaintext)
+                except (RuntimeError, ValueError) as error:
+                    raise MalformedMessage(f"a reply cannot be decrypted: {error}") from error
+                saved = file.save(plaintext)
+                words = np.frombuffer(saved, "<u8", degree, _PLAINTEXT.size + _ARRAY.size)
+                message[0] = words
+        self._reply_ring.inverse(messages)
+        return scores_from_residues(layout, messages[:, 0, width - 1 :: width])
+
+    def _seeded(self, saved: bytes) -> Seeded:
+        k, degree = self._ring.roots.shape
+        start = _CIPHERTEXT.size + _ARRAY.size
+        words = np.frombuffer(saved, "<u8", k * degree, start).astype(np.uint32)
+        return Seeded(words.reshape(k, degree), saved[-SEED_BYTES:])
+
+    def __repr__(self) -> str:
+        return f"<SealKey {self._preset.name}, secret>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret key is never pickled, copied or sent")
+
+
+@lru_cache(maxsize=4)
+def _context(preset: Preset) -> Any:
+    parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
+    parameters.set_poly_modulus_degree(preset.ring_degree)
+    parameters.set_coeff_modulus([seal.Modulus(modulus) for modulus in preset.moduli])
+    context = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
+    if not context.parameters_set():
+        raise UsageError(f"SEAL refuses preset {preset.name}: {context.parameters_error_message()}")
+    return context
+
+
+def _id(parms_id: list[int]) -> bytes:
+    return struct.pack("<4Q", *parms_id)
+
+
+def _array(residues: U32) -> bytes:
+    words = residues.astype("<u8").tobytes()
+    size = _ARRAY.size + len(words)
+    return _HEADER.pack(_MAGIC, 16, *_VERSION, _PLAIN, 0, size) + struct.pack(
+        f"<Q{len(words)}s", residues.size, words
+    )
+
+
+class _MemoryFile:
+    """SEAL's Python interface saves and loads by path only; this path is memory."""
+
+    def __enter__(self) -> "_MemoryFile":
+        self._fd = os.memfd_create("blindsight", os.MFD_CLOEXEC)
+        self._path = f"/proc/self/fd/{self._fd}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def save(self, thing: Any) -> bytes:
+        """Return what SEAL saves of ``thing``, decompressed, without its header."""
+        os.ftruncate(self._fd, 0)
+        thing.save(self._path)
+        saved = os.pread(self._fd, _MAX_SAVED, 0)
+        compression = _HEADER.unpack_from(saved)[4]
+        body = saved[_HEADER.size :]
+        if compression == _ZSTD:
+            return zstandard.ZstdDecompressor().decompressobj().decompress(body)
+        return body
+
+    def load(self, thing: Any, context: Any, body: bytes) -> None:
+        """Let SEAL load ``thing`` from an uncompressed ``body``."""
+        head = _HEADER.pack(_MAGIC, 16, *_VERSION, _PLAIN, 0, _HEADER.size + len(body))
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, head + body, 0)
+        thing.load(context, self._path)

@@ -1,0 +1,42 @@
+"""The scheme without its secret: same messages, same arithmetic, no privacy whatsoever.
+
+It is CKKS under the secret key zero and without noise: ``c0`` is the message itself. With it a
+test sees the protocol's logic alone. Never send anything of value through it.
+"""
+
+import secrets
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.packing import Layout
+from protocol.params import Preset
+from protocol.ring import U32, ring
+from protocol.scheme import Scheme, SecretKey, Seeded, scores_from_residues
+from protocol.seeds import SEED_BYTES
+
+
+class InsecureTwin(Scheme):
+    """Hands out keys that hide nothing."""
+
+    def keygen(self, preset: Preset) -> SecretKey:
+        """Make a key that is zero."""
+        return _ZeroKey(preset)
+
+
+class _ZeroKey(SecretKey):
+    def __init__(self, preset: Preset) -> None:
+        self._ring = ring(preset.ring_degree, preset.data_moduli)
+
+    @property
+    def public_key(self) -> Seeded:
+        shape = (len(self._ring.moduli), self._ring.degree)
+        return Seeded(np.zeros(shape, np.uint32), secrets.token_bytes(SEED_BYTES))
+
+    def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
+        residues = self._ring.residues(polynomials)
+        self._ring.forward(residues)
+        return [Seeded(c0, secrets.token_bytes(SEED_BYTES)) for c0 in residues]
+
+    def decrypt_scores(self, layout: Layout, c0: U32, c1: U32) -> NDArray[np.float64]:
+        return scores_from_residues(layout, c0)

@@ -1,0 +1,59 @@
+"""What a scheme does for a searcher: three verbs, whatever stands behind them.
+
+``client.searcher.ckks.SealScheme`` encrypts; ``protocol.insecure_twin.InsecureTwin`` does not,
+and sends the same messages, so that every protocol test runs with and without encryption.
+The institution's side needs no scheme: its arithmetic is the same for both.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.packing import Layout
+from protocol.params import Preset
+from protocol.ring import U32
+
+
+@dataclass(frozen=True, eq=False)
+class Seeded:
+    """A ciphertext (c0, a) in NTT form over the data primes; ``a`` is the seed's expansion."""
+
+    c0: U32
+    """uint32 [k, N]"""
+    seed: bytes
+    """64 bytes"""
+
+
+class SecretKey(Protocol):
+    """A handle on one fresh key: used for one question to one institution, then dropped."""
+
+    @property
+    def public_key(self) -> Seeded:
+        """A seeded encryption of zero, with which the institution re-randomises its reply."""
+
+    def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
+        """Encrypt coefficients int64 [d1, N], one ciphertext each."""
+
+    def decrypt_scores(self, layout: Layout, c0: U32, c1: U32) -> NDArray[np.float64]:
+        """Decrypt the score coefficients uint32 [m, N/d2] and c1 uint32 [m, N] of m blocks.
+
+        Returns scores float64 [m, N/d2]. No decrypted value may ever go back to the institution:
+        CKKS is IND-CPA, not IND-CPA-D (Li and Micciancio, EUROCRYPT 2021).
+        """
+
+
+class Scheme(Protocol):
+    """Makes keys."""
+
+    def keygen(self, preset: Preset) -> SecretKey:
+        """Make a fresh key pair under ``preset``."""
+
+
+def scores_from_residues(layout: Layout, residues: U32) -> NDArray[np.float64]:
+    """Centre score residues modulo the reply prime and divide by the reply scale."""
+    modulus = layout.preset.reply_modulus
+    centred = residues.astype(np.int64)
+    centred[centred > modulus // 2] -= modulus
+    return centred / layout.preset.reply_scale
