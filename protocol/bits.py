@@ -4,9 +4,9 @@ docs/protocol.md section 4.2. Bits of one residue follow those of the one before
 least significant first; the last byte is filled up with zeros.
 """
 
-import numba
 import numpy as np
 
+from protocol.compiled import kernel
 from protocol.errors import MalformedMessage
 from protocol.ring import U32
 
@@ -40,7 +40,7 @@ def unpack(data: bytes, count: int, modulus: int) -> U32:
     return residues
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _pack(residues, width, out):  # type: ignore[no-untyped-def]
     held, bits, at = np.uint64(0), 0, 0
     for residue in residues:
@@ -55,7 +55,7 @@ def _pack(residues, width, out):  # type: ignore[no-untyped-def]
         out[at] = np.uint8(held)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _unpack(data, width, residues):  # type: ignore[no-untyped-def]
     held, bits, at = np.uint64(0), 0, 0
     mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)

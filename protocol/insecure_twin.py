@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from protocol.packing import Layout
 from protocol.params import Preset
-from protocol.ring import U32, ring
-from protocol.scheme import Scheme, SecretKey, Seeded, scores_from_residues
+from protocol.ring import ring
+from protocol.scheme import EncryptedScores, Scheme, SecretKey, Seeded, scores_from_residues
 from protocol.seeds import SEED_BYTES
 
 
@@ -38,5 +38,5 @@ class _ZeroKey(SecretKey):
         self._ring.forward(residues)
         return [Seeded(c0, secrets.token_bytes(SEED_BYTES)) for c0 in residues]
 
-    def decrypt_scores(self, layout: Layout, c0: U32, c1: U32) -> NDArray[np.float64]:
-        return scores_from_residues(layout, c0)
+    def decrypt_scores(self, layout: Layout, reply: EncryptedScores) -> NDArray[np.float64]:
+        return scores_from_residues(layout, reply.c0)

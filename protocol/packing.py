@@ -68,9 +68,13 @@ class Layout:
     @property
     def upload_bytes(self) -> int:
         """Bytes of a question: the public key and d1 ciphertexts, both seeded."""
-        degree = self.preset.ring_degree
-        one = sum(packed_bytes(degree, modulus) for modulus in self.preset.data_moduli)
-        return (self.chunks + 1) * (one + SEED_BYTES)
+        return (self.chunks + 1) * (sum(self.ciphertext_lengths) + SEED_BYTES)
+
+    @property
+    def ciphertext_lengths(self) -> list[int]:
+        """Bytes of a ciphertext's c0, prime by prime."""
+        moduli = self.preset.data_moduli
+        return [packed_bytes(self.preset.ring_degree, modulus) for modulus in moduli]
 
     @property
     def download_bytes(self) -> int:

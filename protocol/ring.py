@@ -8,14 +8,13 @@ residues from SEAL are used as they come. All kernels release the GIL.
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.compiled import kernel
+
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
-
-_JIT = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ class Ring:
         return np.mod(coefficients[..., None, :], signed).astype(np.uint32)
 
     def to_montgomery(self, residues: U32) -> U32:
-        """Multiply ``[..., k, N]`` by 2^32 mod q, so that one reduction undoes it after a product."""
+        """Multiply ``[..., k, N]`` by 2^32 mod q: the reduction after a product undoes it."""
         product = residues.astype(np.uint64) * self.montgomery[:, None]
         return (product % self.moduli[:, None]).astype(np.uint32)
 
@@ -103,14 +102,14 @@ def _smallest_root(degree: int, modulus: int) -> int:
     return min(root * power % modulus for power in _powers(square, degree, modulus))
 
 
-@numba.njit(**_JIT)
+@kernel
 def _forward(polynomials, moduli, roots, quotients):  # type: ignore[no-untyped-def]
     for p in range(polynomials.shape[0]):
         for i in range(moduli.size):
             forward_one(polynomials[p, i], np.uint32(moduli[i]), roots[i], quotients[i])
 
 
-@numba.njit(**_JIT)
+@kernel
 def _inverse(polynomials, moduli, roots, quotients, scales):  # type: ignore[no-untyped-def]
     for p in range(polynomials.shape[0]):
         for i in range(moduli.size):
@@ -119,7 +118,7 @@ def _inverse(polynomials, moduli, roots, quotients, scales):  # type: ignore[no-
             )
 
 
-@numba.njit(**_JIT)
+@kernel
 def forward_one(x, q, roots, quotients):  # type: ignore[no-untyped-def]
     """Cooley-Tukey with lazy values below 4q, reduced to below q at the end."""
     degree = x.size
@@ -134,8 +133,8 @@ def forward_one(x, q, roots, quotients):  # type: ignore[no-untyped-def]
             for j in range(t):
                 u = low[j]
                 u = min(u, np.uint32(u - twice))
-                v = np.uint64(high[j])
-                v = np.uint32(v * w - ((v * wq) >> np.uint64(32)) * np.uint64(q))
+                h = np.uint64(high[j])
+                v = np.uint32(h * w - ((h * wq) >> np.uint64(32)) * np.uint64(q))
                 low[j] = np.uint32(u + v)
                 high[j] = np.uint32(u + twice - v)
         m <<= 1
@@ -145,7 +144,7 @@ def forward_one(x, q, roots, quotients):  # type: ignore[no-untyped-def]
         x[j] = min(u, np.uint32(u - q))
 
 
-@numba.njit(**_JIT)
+@kernel
 def inverse_one(x, q, roots, quotients, scale, stride):  # type: ignore[no-untyped-def]
     """Gentleman-Sande; with ``stride`` > 1 only coefficients ``stride-1 mod stride`` come out.
 

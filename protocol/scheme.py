@@ -26,6 +26,17 @@ class Seeded:
     """64 bytes"""
 
 
+@dataclass(frozen=True, eq=False)
+class EncryptedScores:
+    """Scores of m consecutive blocks, switched down to the reply prime, as coefficients."""
+
+    first_block: int
+    c0: U32
+    """uint32 [m, N/d2], the score coefficients alone"""
+    c1: U32
+    """uint32 [m, N]"""
+
+
 class SecretKey(Protocol):
     """A handle on one fresh key: used for one question to one institution, then dropped."""
 
@@ -36,10 +47,10 @@ class SecretKey(Protocol):
     def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
         """Encrypt coefficients int64 [d1, N], one ciphertext each."""
 
-    def decrypt_scores(self, layout: Layout, c0: U32, c1: U32) -> NDArray[np.float64]:
-        """Decrypt the score coefficients uint32 [m, N/d2] and c1 uint32 [m, N] of m blocks.
+    def decrypt_scores(self, layout: Layout, reply: EncryptedScores) -> NDArray[np.float64]:
+        """Decrypt m blocks to scores float64 [m, N/d2].
 
-        Returns scores float64 [m, N/d2]. No decrypted value may ever go back to the institution:
+        No decrypted value may ever go back to the institution:
         CKKS is IND-CPA, not IND-CPA-D (Li and Micciancio, EUROCRYPT 2021).
         """
 

@@ -9,10 +9,10 @@ its root hash but refuses the output nodes (depth 0), so their compression funct
 
 import hashlib
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.compiled import kernel
 from protocol.errors import MalformedMessage
 from protocol.ring import U32, U64
 
@@ -88,14 +88,14 @@ def _words(seed: bytes, first_block: int, count: int) -> U64:
     return out.reshape(-1)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _output_nodes(roots, out):  # type: ignore[no-untyped-def]
     for b in range(roots.shape[0]):
         for node in range(_NODES):
             _compress(roots[b], node, out[b, node * 8 : node * 8 + 8])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _compress(message: NDArray[np.uint64], node: int, out: NDArray[np.uint64]) -> None:
     """BLAKE2b (RFC 7693, section 3.2) of the one 64-byte block ``message``, as output node."""
     v = np.empty(16, np.uint64)
@@ -122,7 +122,7 @@ def _compress(message: NDArray[np.uint64], node: int, out: NDArray[np.uint64]) -
     out[:] = h ^ v[:8] ^ v[8:]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _mix(v, a, b, c, d, x, y):  # type: ignore[no-untyped-def]
     v[a] += v[b] + x
     v[d] = _rotate(v[d] ^ v[a], 32)
@@ -134,6 +134,6 @@ def _mix(v, a, b, c, d, x, y):  # type: ignore[no-untyped-def]
     v[b] = _rotate(v[b] ^ v[c], 63)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _rotate(word, bits):  # type: ignore[no-untyped-def]
     return (word >> np.uint64(bits)) | (word << np.uint64(64 - bits))

@@ -19,7 +19,7 @@ from protocol.errors import MalformedMessage, UsageError
 from protocol.packing import Layout
 from protocol.params import Preset
 from protocol.ring import U32, ring
-from protocol.scheme import Scheme, SecretKey, Seeded, scores_from_residues
+from protocol.scheme import EncryptedScores, Scheme, SecretKey, Seeded, scores_from_residues
 from protocol.seeds import SEED_BYTES
 
 _HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, version 4.3, compression, 0, size
@@ -71,16 +71,16 @@ class SealKey(SecretKey):
                 ciphertexts.append(file.save(self._encryptor.encrypt_symmetric(plaintext)))
         return [self._seeded(ciphertext) for ciphertext in ciphertexts]
 
-    def decrypt_scores(self, layout: Layout, c0: U32, c1: U32) -> NDArray[np.float64]:
+    def decrypt_scores(self, layout: Layout, reply: EncryptedScores) -> NDArray[np.float64]:
         """Decrypt m blocks; raise :class:`MalformedMessage` if SEAL refuses one."""
         degree, width = self._preset.ring_degree, layout.chunk_width
-        pairs = np.zeros((len(c0), 2, 1, degree), np.uint32)
-        pairs[:, 0, 0, width - 1 :: width] = c0
-        pairs[:, 1, 0] = c1
+        pairs = np.zeros((len(reply.c0), 2, 1, degree), np.uint32)
+        pairs[:, 0, 0, width - 1 :: width] = reply.c0
+        pairs[:, 1, 0] = reply.c1
         self._reply_ring.forward(pairs)
         parms_id, scale = _id(self._context.last_parms_id()), self._preset.reply_scale
         head = _CIPHERTEXT.pack(parms_id, True, 2, degree, 1, scale, 1)
-        messages = np.empty((len(c0), 1, degree), np.uint32)
+        messages = np.empty((len(pairs), 1, degree), np.uint32)
         with _MemoryFile() as file:
             for pair, message in zip(pairs, messages, strict=True):
                 ciphertext, plaintext = seal.Ciphertext(), seal.Plaintext()

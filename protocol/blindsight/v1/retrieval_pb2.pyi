@@ -195,7 +195,7 @@ class FetchRequest(_message.Message):
     """epoch is the index epoch that the positions belong to."""
     @_builtins.property
     def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """positions are item positions, at most 64, without repetition."""
+        """positions are item positions, at most 200, without repetition."""
 
     def __init__(
         self,

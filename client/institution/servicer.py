@@ -1,0 +1,71 @@
+"""The gRPC face of an institution: parse, call one verb, answer. docs/protocol.md section 4."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+
+from client.institution.index import Index
+from client.institution.pairs import load_image
+from client.institution.scorer import Scorer
+from client.institution.settings import ServiceSettings
+from protocol import wire
+from protocol.blindsight.v1 import retrieval_pb2 as pb
+from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
+
+THUMBNAIL_PIXELS = 160
+
+
+class RetrievalServicer(rpc.RetrievalServicer):
+    """Serves one epoch of one index."""
+
+    def __init__(self, settings: ServiceSettings, index: Index) -> None:
+        self._settings = settings
+        self._index = index
+        self._scorer = Scorer(index.packed, settings.threads)
+        self._described = wire.IndexDescription(
+            settings.name, index.manifest.release_id, index.manifest.epoch, index.layout
+        )
+
+    def Describe(
+        self, request: pb.DescribeRequest, context: grpc.ServicerContext
+    ) -> pb.DescribeResponse:
+        """Say what is served; nothing here depends on who asks."""
+        return self._described.to_message()
+
+    def Score(
+        self, request: pb.ScoreRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ScoreResponse]:
+        """Score an encrypted question; the work stops when the searcher goes away."""
+        public_key, chunks = wire.parse_score_request(request, self._described)
+        for scores in self._scorer.score(public_key, chunks, context.is_active):
+            yield wire.score_response(self._index.layout, scores)
+
+    def Fetch(self, request: pb.FetchRequest, context: grpc.ServicerContext) -> pb.FetchResponse:
+        """Return what is released of the items asked for."""
+        positions = wire.parse_fetch_request(request, self._described)
+        return pb.FetchResponse(
+            items=[
+                pb.ReleasedItem(
+                    position=position,
+                    thumbnail=self._thumbnail(item.file_name),
+                    caption=item.caption if "caption" in self._settings.release else "",
+                )
+                for position, item in zip(positions, self._index.items(positions), strict=True)
+            ]
+        )
+
+    def close(self) -> None:
+        """Stop scoring."""
+        self._scorer.close()
+
+    def _thumbnail(self, file_name: str) -> bytes:
+        """Decode and encode anew, so that no metadata of the original leaves."""
+        if "thumbnail" not in self._settings.release:
+            return b""
+        image = load_image(Path(self._settings.data) / file_name)
+        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        encoded = io.BytesIO()
+        image.save(encoded, "JPEG", quality=85)
+        return encoded.getvalue()
