@@ -51,7 +51,7 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
+def storage_error(path: Path | str, error: OSError) -> StorageError:
     """Say what a failed write to ``path`` means and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(

@@ -16,10 +16,10 @@ _CODE_KEY = "blindsight-code"
 
 
 class ErrorInterceptor(grpc.ServerInterceptor):
-    """Answers every error of a servicer with its status, its message and its code.
+    """Answers a breach of the protocol with its status, its message and its code.
 
-    What went wrong inside stays inside: a status INTERNAL carries no message of ours, because
-    it may name private files; anything unforeseen is logged here and answered the same way.
+    Every other error stays inside: its message may name private files. It is logged here, and
+    the caller is told only that there is no answer.
     """
 
     def intercept_service(
@@ -64,7 +64,7 @@ def _answered(method: str, behaviour: Any, request: Any, context: grpc.ServicerC
 
 
 def _abort(method: str, error: Exception, context: grpc.ServicerContext) -> None:
-    if isinstance(error, BlindsightError) and error.status != "INTERNAL":
+    if isinstance(error, ProtocolError):
         log.info("%s refused: %s", method, error.code)
         context.set_trailing_metadata(((_CODE_KEY, error.code),))
         context.abort(getattr(grpc.StatusCode, error.status), error.message)

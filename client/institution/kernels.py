@@ -5,15 +5,13 @@ without a reduction; one Montgomery reduction follows (Montgomery 1985). Polynom
 multiplied often are kept in Montgomery form, so that this reduction is the only one.
 """
 
-import numba
 import numpy as np
 
+from protocol.compiled import kernel
 from protocol.ring import forward_one, inverse_one
 
-_JIT = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 
-
-@numba.njit(inline="always")
+@kernel
 def _reduce(value, q, negated_inverse, montgomery):  # type: ignore[no-untyped-def]
     """Return value * 2^-32 mod q, below q, for any uint64 ``value`` and q below 2^27.
 
@@ -25,7 +23,7 @@ def _reduce(value, q, negated_inverse, montgomery):  # type: ignore[no-untyped-d
     return min(reduced, np.uint32(reduced - np.uint32(q)))
 
 
-@numba.njit(**_JIT)
+@kernel
 def scan(blocks, question, moduli, negated_inverses, montgomery, out):  # type: ignore[no-untyped-def]
     """Multiply a run of packed blocks with the question and sum over chunks.
 
@@ -54,7 +52,7 @@ def scan(blocks, question, moduli, negated_inverses, montgomery, out):  # type: 
                     out[b, 1, i, s * tile + t] = _reduce(second[t], q, inverse, fold)
 
 
-@numba.njit(**_JIT)
+@kernel
 def rerandomise(  # type: ignore[no-untyped-def]
     sums, public, ternary, moduli, negated_inverses, montgomery, roots, quotients
 ):
@@ -82,7 +80,7 @@ def rerandomise(  # type: ignore[no-untyped-def]
                     target[j] = min(total, np.uint32(total - small))
 
 
-@numba.njit(**_JIT)
+@kernel
 def switch_down(  # type: ignore[no-untyped-def]
     sums, flood, error, stride, moduli, inverses, roots, quotients, scales, c0, c1
 ):
@@ -111,7 +109,7 @@ def switch_down(  # type: ignore[no-untyped-def]
         _divide(sums[b, 1], moduli, inverses, c1[b])
 
 
-@numba.njit(**_JIT)
+@kernel
 def _divide(residues, moduli, inverses, out):  # type: ignore[no-untyped-def]
     """Divide by q_{k-1}, ..., q_1 in turn, each with rounding to the nearest."""
     primes, count = residues.shape

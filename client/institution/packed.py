@@ -9,7 +9,6 @@ the first-level cache.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,8 +93,9 @@ class PackedIndex:
             k = len(preset.data_moduli)
             shape = (self.layout.blocks, k, tiles, self.layout.chunks, tile)
             expected = _HEADER_BYTES + 4 * int(np.prod(shape))
-            if os.stat(path).st_size != expected:
-                raise ValueError(f"it has {os.stat(path).st_size} bytes, expected {expected}")
+            found = path.stat().st_size
+            if found != expected:
+                raise ValueError(f"it has {found} bytes, expected {expected}")
             self.blocks: U32 = np.memmap(path, np.uint32, "r", _HEADER_BYTES, shape)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(
@@ -107,7 +107,7 @@ class PackedIndex:
         """Read the whole file against its checksum; raise :class:`StorageError` if it differs."""
         digest = hashlib.sha256()
         for block in self.blocks:
-            digest.update(np.ascontiguousarray(block))
+            digest.update(block.tobytes())
         if digest.hexdigest() != self._sha256:
             raise StorageError(
                 f"{self.path.name} is damaged: its checksum differs",

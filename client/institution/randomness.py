@@ -7,10 +7,11 @@ serves one reply and is then dropped, so no two replies share randomness.
 import os
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
+
+from protocol.compiled import kernel
 
 _U64_BITS = 64
 
@@ -67,14 +68,14 @@ class Stream:
         return np.frombuffer(self._stream.update(bytes(count)), np.uint8)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _centred_binomial(words, out):  # type: ignore[no-untyped-def]
     mask = np.uint64((1 << 21) - 1)
     for i in range(words.size):
         out[i] = _ones(words[i] & mask) - _ones((words[i] >> np.uint64(21)) & mask)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _ones(word):  # type: ignore[no-untyped-def]
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + (

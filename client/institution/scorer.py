@@ -10,7 +10,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -20,20 +19,11 @@ from client.institution.packed import PackedIndex, tile_width
 from client.institution.randomness import Mask, Stream
 from protocol.packing import Layout
 from protocol.ring import U32, ring
-from protocol.scheme import Seeded
+from protocol.scheme import EncryptedScores, Seeded
 from protocol.seeds import expand
 
 RUN_BLOCKS = 8
 """Blocks in one unit of work and in one message: the question's tile is reused among them."""
-
-
-@dataclass(frozen=True, eq=False)
-class EncryptedScores:
-    """Scores of ``len(c0)`` consecutive blocks: c0 uint32 [m, N/d2], c1 uint32 [m, N]."""
-
-    first_block: int
-    c0: U32
-    c1: U32
 
 
 class Scorer:
@@ -60,14 +50,15 @@ class Scorer:
         ``public_key`` and the d1 ``chunks`` have been checked by ``protocol.wire``; ``a`` is
         expanded here from their seeds. Work stops soon after ``active()`` turns false.
         """
-        question = _Question(self.layout, public_key, chunks)
+        question = Question(self.layout, public_key, chunks)
         starts = range(0, self.layout.blocks, RUN_BLOCKS)
         pending: deque[Future[EncryptedScores]] = deque()
         try:
             for start in starts:
                 if not active():
                     return
-                pending.append(self._pool.submit(question.answer, self._index, start))
+                blocks = self._index.blocks[start : start + RUN_BLOCKS]
+                pending.append(self._pool.submit(question.answer, blocks, start))
                 if len(pending) > 2 * self._threads:
                     yield pending.popleft().result()
             while pending:
@@ -83,7 +74,7 @@ class Scorer:
         self._pool.shutdown(cancel_futures=True)
 
 
-class _Question:
+class Question:
     """One expanded question, in the form that the kernels read."""
 
     def __init__(self, layout: Layout, public_key: Seeded, chunks: list[Seeded]) -> None:
@@ -100,14 +91,11 @@ class _Question:
         moduli = self._layout.preset.data_moduli
         return ciphertext.c0, expand(ciphertext.seed, self._ring.degree, moduli)
 
-    def answer(self, index: PackedIndex, start: int) -> EncryptedScores:
-        """Score, re-randomise, flood and switch down the blocks from ``start`` on."""
-        preset = self._layout.preset
-        blocks = index.blocks[start : start + RUN_BLOCKS]
-        scores = self._layout.block_items
-        sums = self.multiply(blocks)
+    def answer(self, blocks: U32, start: int) -> EncryptedScores:
+        """Score, re-randomise, flood and switch down packed blocks [m, k, N/T, d1, T]."""
+        preset, scores = self._layout.preset, self._layout.block_items
         mask = Stream().mask(len(blocks), preset.ring_degree, scores, preset.flood_bits)
-        return self.mask(start, sums, mask)
+        return self.mask(start, self.multiply(blocks), mask)
 
     def multiply(self, blocks: U32) -> U32:
         """Return the sums of products uint32 [m, 2, k, N]: exact, and not yet fit to leave."""

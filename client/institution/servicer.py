@@ -1,8 +1,8 @@
 """The gRPC face of an institution: parse, call one verb, answer. docs/protocol.md section 4."""
 
 import io
+import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 
@@ -13,6 +13,9 @@ from client.institution.settings import ServiceSettings
 from protocol import wire
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
+from protocol.errors import DataError
+
+log = logging.getLogger(__name__)
 
 THUMBNAIL_PIXELS = 160
 
@@ -64,7 +67,11 @@ class RetrievalServicer(rpc.RetrievalServicer):
         """Decode and encode anew, so that no metadata of the original leaves."""
         if "thumbnail" not in self._settings.release:
             return b""
-        image = load_image(Path(self._settings.data) / file_name)
+        try:
+            image = load_image(self._settings.data / file_name)
+        except DataError as error:
+            log.warning("an indexed image cannot be shown: %s", error.message)
+            return b""
         image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
         encoded = io.BytesIO()
         image.save(encoded, "JPEG", quality=85)

@@ -1,11 +1,12 @@
 """The settings of an institution's service."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-RELEASABLE = ("thumbnail", "caption")
+Releasable = Literal["thumbnail", "caption"]
 """What a searcher may be given of an item, apart from its score."""
 
 
@@ -21,4 +22,4 @@ class ServiceSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)
     threads: int | None = Field(default=None, ge=1, le=256)
-    release: frozenset[str] = frozenset()
+    release: frozenset[Releasable] = frozenset()

@@ -26,6 +26,7 @@ from protocol.wire import MAX_POSITIONS, IndexDescription
 
 T = TypeVar("T")
 
+MAX_CHARACTERS = 2000
 MAX_RESULTS = MAX_POSITIONS // 2
 """So that at least as many decoys as winners fit into one fetch."""
 
@@ -73,6 +74,25 @@ class Results(Sequence[Result]):
         return iter(self.ranked)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Every score float64 [items] of every institution that answered, by name."""
+
+    described: dict[str, IndexDescription]
+    scores: dict[str, NDArray[np.float64]]
+    notes: dict[str, BlindsightError]
+    traffic: dict[str, Traffic]
+
+    def best(self, k: int) -> list[tuple[str, int, float]]:
+        """Return the k best (institution, position, score): one model, so scores compare."""
+        candidates = [
+            (name, int(position), float(values[position]))
+            for name, values in self.scores.items()
+            for position in np.argsort(-values, kind="stable")[:k]
+        ]
+        return sorted(candidates, key=lambda one: -one[2])[:k]
+
+
 class Searcher:
     """Asks all institutions at once; one that fails costs a note, never the search."""
 
@@ -95,17 +115,18 @@ class Searcher:
         To each institution this reveals that a search happened, and then 2k positions of which
         at most k were wanted. Raises :class:`ServiceError` if no institution answered.
         """
-        if not text.strip() or len(text) > 2000:
-            raise UsageError(f"a sentence has 1 to 2000 characters, got {len(text.strip())}")
+        if not text.strip() or len(text) > MAX_CHARACTERS:
+            raise UsageError(
+                f"a sentence has 1 to {MAX_CHARACTERS} characters, got {len(text.strip())}"
+            )
         if not 1 <= k <= MAX_RESULTS:
             raise UsageError(f"1 to {MAX_RESULTS} results can be asked for, got {k}")
         start = time.perf_counter()
         question = self._encoder.texts([text])[0]
         embedded = time.perf_counter()
-        asked, notes, traffic = self._ask(question)
-        best = _merge({name: scores for name, (_, scores) in asked.items()}, k)
-        described = {name: description for name, (description, _) in asked.items()}
-        released = self._fetch(described, best, 2 * k, notes, traffic)
+        answers = self.ask(question)
+        best = answers.best(k)
+        released = self._fetch(answers, best, 2 * k)
         nothing = Released(b"", "")
         ranked = (
             Result(name, position, score, got.thumbnail, got.caption)
@@ -113,11 +134,28 @@ class Searcher:
             for got in [released.get((name, position), nothing)]
         )
         total = {"embed": 1e3 * (embedded - start), "total": 1e3 * (time.perf_counter() - start)}
-        return Results(tuple(ranked), notes, traffic, total)
+        return Results(tuple(ranked), answers.notes, answers.traffic, total)
 
-    def scores(self, question: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
-        """Return every score of every institution that answered, float64 [items] each."""
-        return {name: scores for name, (_, scores) in self._ask(question)[0].items()}
+    def ask(self, question: NDArray[np.float32]) -> Answers:
+        """Ask every institution to score an embedding float32 [dim], all at once."""
+        traffic = {one.name: Traffic() for one in self._institutions}
+
+        def ask(one: RemoteInstitution) -> tuple[IndexDescription, NDArray[np.float64]]:
+            described = one.describe(self._encoder.release_id)
+            return described, one.score(described, question, self._scheme, traffic[one.name])
+
+        answered, notes = self._all(ask)
+        if not answered:
+            name, error = next(iter(notes.items()))
+            raise ServiceError(
+                f"none of {len(notes)} institutions answered; {name}: {error.message}", error.hint
+            )
+        return Answers(
+            {name: described for name, (described, _) in answered.items()},
+            {name: scores for name, (_, scores) in answered.items()},
+            notes,
+            traffic,
+        )
 
     def close(self) -> None:
         """Close all connections."""
@@ -131,46 +169,21 @@ class Searcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(
-        self, question: NDArray[np.float32]
-    ) -> tuple[
-        dict[str, tuple[IndexDescription, NDArray[np.float64]]],
-        dict[str, BlindsightError],
-        dict[str, Traffic],
-    ]:
-        traffic = {one.name: Traffic() for one in self._institutions}
-
-        def ask(one: RemoteInstitution) -> tuple[IndexDescription, NDArray[np.float64]]:
-            described = one.describe(self._encoder.release_id)
-            return described, one.score(described, question, self._scheme, traffic[one.name])
-
-        answers, notes = self._all(ask)
-        if not answers:
-            name, error = next(iter(notes.items()))
-            raise ServiceError(
-                f"none of {len(notes)} institutions answered; {name}: {error.message}", error.hint
-            )
-        return answers, notes, traffic
-
     def _fetch(
-        self,
-        described: dict[str, IndexDescription],
-        best: list[tuple[str, int, float]],
-        count: int,
-        notes: dict[str, BlindsightError],
-        traffic: dict[str, Traffic],
+        self, answers: Answers, best: list[tuple[str, int, float]], count: int
     ) -> dict[tuple[str, int], Released]:
         def fetch(one: RemoteInstitution) -> dict[int, Released]:
-            if one.name not in described:
+            described = answers.described.get(one.name)
+            if described is None:
                 return {}
             winners = [position for name, position, _ in best if name == one.name]
-            return one.fetch(described[one.name], winners, count, traffic[one.name])
+            return one.fetch(described, winners, count, answers.traffic[one.name])
 
-        answers, failed = self._all(fetch)
-        notes.update(failed)
+        fetched, failed = self._all(fetch)
+        answers.notes.update(failed)
         return {
             (name, position): released
-            for name, items in answers.items()
+            for name, items in fetched.items()
             for position, released in items.items()
         }
 
@@ -186,13 +199,3 @@ class Searcher:
             except BlindsightError as error:
                 notes[name] = error
         return answers, notes
-
-
-def _merge(scores: dict[str, NDArray[np.float64]], k: int) -> list[tuple[str, int, float]]:
-    """Return the k best (institution, position, score): one model, so scores compare."""
-    candidates = [
-        (name, int(position), float(values[position]))
-        for name, values in scores.items()
-        for position in np.argsort(-values, kind="stable")[:k]
-    ]
-    return sorted(candidates, key=lambda one: -one[2])[:k]

@@ -1,0 +1,94 @@
+"""The institution's commands: index a folder, serve the index."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from protocol.errors import UsageError
+from protocol.terminal import Outcome, command, progress, say
+
+app = typer.Typer(help="Index your images and answer encrypted questions.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON envelope.")]
+
+
+@app.command()
+@command
+def index(
+    data: Annotated[Path, typer.Option(help="Folder with metadata.jsonl and the images.")],
+    release: Annotated[Path, typer.Option(help="Folder of the model release.")],
+    out: Annotated[Path, typer.Option(help="Folder of the index; a new epoch is added.")],
+    preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
+    as_json: AsJson = False,
+) -> Outcome:
+    """Embed every image of a folder with a release, and pack the index for encrypted scoring."""
+    from client.institution.index import embed_folder
+    from protocol.model.embedder import Embedder
+    from protocol.model.release import read_release
+    from protocol.params import preset_by_name
+
+    embedder = Embedder(read_release(release))
+    with progress("packing", None) as show:
+        built, _, skips = embed_folder(data, embedder, out, preset_by_name(preset), show)
+    for skip in skips:
+        say(f"skipped {skip.where}: {skip.why}")
+    manifest = built.manifest
+    return Outcome(
+        f"{manifest.items} images indexed under release {manifest.release_id}, epoch "
+        f"{manifest.epoch}; {len(skips)} skipped",
+        {
+            "items": manifest.items,
+            "epoch": manifest.epoch,
+            "release_id": manifest.release_id,
+            "skipped": [f"{skip.where}: {skip.why}" for skip in skips],
+            "upload_bytes": built.layout.upload_bytes,
+            "download_bytes": built.layout.download_bytes,
+        },
+    )
+
+
+@app.command()
+@command
+def serve(
+    name: Annotated[str, typer.Option(help="Name to answer under.")],
+    data: Annotated[Path, typer.Option(help="Folder with the images.")],
+    index: Annotated[Path, typer.Option(help="Folder of the index.")],
+    credentials: Annotated[
+        Path,
+        typer.Option(help="Folder with certificate.pem, private-key.pem and authority.pem."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes any that is free.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads for scoring.")] = None,
+    release: Annotated[
+        list[str] | None,
+        typer.Option(help="What searchers may fetch: thumbnail, caption. Default: nothing."),
+    ] = None,
+    until_stdin_closes: Annotated[
+        bool, typer.Option(help="Stop when standard input is closed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> Outcome:
+    """Answer encrypted questions over mutual TLS until stopped."""
+    from pydantic import ValidationError
+
+    from client.institution.service import serve as run
+    from client.institution.settings import ServiceSettings
+
+    try:
+        settings = ServiceSettings(
+            name=name,
+            data=data,
+            index=index,
+            credentials=credentials,
+            host=host,
+            port=port,
+            threads=threads,
+            release=frozenset(release or ()),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
+    run(settings, until_stdin_closes)
+    return Outcome(f"{name} has stopped", {"name": name})

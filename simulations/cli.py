@@ -1,0 +1,168 @@
+"""The command ``blindsight``: each room's commands, mounted so that ``--help`` is instant.
+
+Nothing but typer is imported here; torch, flwr and the rest are imported inside commands.
+"""
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from client.institution.cli import app as institution
+from protocol.errors import UsageError
+from protocol.terminal import Outcome, command, fail, progress
+
+# No call home, ever: set before flwr or transformers is imported anywhere.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+app = typer.Typer(
+    help="Search every partner's images with a sentence, while nobody shows anybody anything.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(institution, name="institution")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON envelope.")]
+
+
+@app.command()
+@command
+def simulate(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with metadata.jsonl and images. [default: scenes]")
+    ] = None,
+    scenes: Annotated[int | None, typer.Option(help="Scenes to draw. [default: 3200]")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use at most so many pairs.")] = None,
+    institutions: Annotated[int | None, typer.Option(help="How many. [scenes: 4]")] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="site, iid or dirichlet:ALPHA. [default: site]")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of federated training.")] = None,
+    local_epochs: Annotated[
+        int | None, typer.Option(help="Passes over its own data an institution makes a round.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="private or fast.")] = None,
+    queries: Annotated[
+        int | None, typer.Option(help="Encrypted queries to compare. [default: 200]")
+    ] = None,
+    baselines: Annotated[
+        bool | None,
+        typer.Option("--baselines/--no-baselines", help="Also train alone and on pooled data."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same model.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for all results. [default: runs/latest]")
+    ] = None,
+    as_json: AsJson = False,
+) -> Outcome:
+    """Train a federation on this machine, index it, search it encrypted, and report."""
+    from simulations.settings import SimulationSettings
+    from simulations.simulate import simulate as run
+
+    return run(
+        SimulationSettings.from_flags(
+            data=data,
+            scenes=scenes,
+            limit=limit,
+            institutions=institutions,
+            partition=partition,
+            rounds=rounds,
+            local_epochs=local_epochs,
+            preset=preset,
+            queries=queries,
+            baselines=baselines,
+            seed=seed,
+            out=out,
+        )
+    )
+
+
+@app.command()
+@command
+def search(
+    sentence: Annotated[str, typer.Argument(help="What to look for.")],
+    federation: Annotated[
+        Path | None, typer.Option(help="Folder of a simulated federation: its services are started")
+    ] = None,
+    institution: Annotated[
+        list[str] | None, typer.Option(help="A running service, NAME=HOST:PORT; may be repeated.")
+    ] = None,
+    release: Annotated[Path | None, typer.Option(help="Folder of the model release.")] = None,
+    credentials: Annotated[Path | None, typer.Option(help="Folder with your TLS files.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many pictures.")] = 10,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write the pictures to this HTML file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> Outcome:
+    """Search institutions with an encrypted sentence."""
+    from client.searcher.remote import RemoteInstitution
+    from client.searcher.searcher import Searcher
+    from client.searcher.sheet import outcome
+    from protocol.credentials import Credentials
+    from protocol.model.embedder import Embedder
+    from protocol.model.release import read_release
+    from simulations.federation import ANSWER_SECONDS, LocalFederation
+
+    with ExitStack() as stack:
+        if federation is not None:
+            local = LocalFederation(federation)
+            model = read_release(release) if release else local.read_release()
+            with progress("starting services", None):
+                remotes = local.serve(stack)
+        elif institution and release and credentials:
+            model = read_release(release)
+            mine = Credentials.in_folder(credentials)
+            remotes = [
+                RemoteInstitution(name, address, mine, ANSWER_SECONDS)
+                for name, address in map(_named_address, institution)
+            ]
+        else:
+            raise UsageError(
+                "it is not said whom to ask",
+                "Give --federation DIR, or --institution, --release and --credentials.",
+            )
+        searcher = stack.enter_context(Searcher(Embedder(model), remotes))
+        return outcome(sentence, searcher.search(sentence, k), sheet)
+
+
+@app.command()
+@command
+def doctor(as_json: AsJson = False) -> Outcome:
+    """Check this machine: versions, processor, encryption against known answers, disk, memory."""
+    from simulations.doctor import examine
+
+    return examine()
+
+
+def _named_address(text: str) -> tuple[str, str]:
+    name, separator, address = text.partition("=")
+    if not separator or ":" not in address:
+        raise UsageError(f"--institution takes NAME=HOST:PORT, got {text!r}")
+    return name, address
+
+
+def main() -> None:
+    """Run the command; an error in the flags themselves speaks like every other error."""
+    try:
+        app(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "blindsight"
+        known = UsageError(error.format_message().rstrip("."), f"See {path} --help.")
+        sys.exit(fail(known, "--json" in sys.argv))
+    except click.Abort:
+        sys.exit(fail(KeyboardInterrupt(), "--json" in sys.argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The page that ends a simulation: one self-contained HTML file."""

@@ -1,0 +1,69 @@
+"""The settings of a simulation: flags > environment > blindsight.toml > defaults."""
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from protocol.errors import UsageError
+
+
+class SimulationSettings(BaseSettings):
+    """One simulated federation.
+
+    ``data`` is a folder of captioned images (``metadata.jsonl`` beside them); without it
+    ``scenes`` captioned scenes are drawn. The same ``seed`` gives the same model, to the bit.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="BLINDSIGHT_SIMULATE_",
+        toml_file="blindsight.toml",
+        toml_table_header=("simulate",),
+        extra="forbid",
+        frozen=True,
+    )
+
+    data: Path | None = None
+    scenes: int = Field(default=3200, ge=40, le=1_000_000)
+    limit: int | None = Field(default=None, ge=40)
+    institutions: int | None = Field(default=None, ge=1, le=64)
+    partition: str = "site"
+    rounds: int = Field(default=10, ge=1, le=10_000)
+    local_epochs: int = Field(default=2, ge=1, le=1000)
+    preset: str = "private"
+    queries: int = Field(default=200, ge=1, le=10_000)
+    baselines: bool = True
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    out: Path = Path("runs/latest")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources; no .env file and no secrets folder is looked for."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @classmethod
+    def from_flags(cls, **flags: object) -> "SimulationSettings":
+        """Take the flags that were given; raise :class:`UsageError` for a bad value anywhere."""
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = "-".join(str(part) for part in first["loc"]).replace("_", "-")
+            raise UsageError(
+                f"setting {name}: {first['msg']}, got {first['input']!r:.80}",
+                "See blindsight simulate --help; settings also come from BLINDSIGHT_SIMULATE_* "
+                "in the environment and from [simulate] in blindsight.toml.",
+            ) from error

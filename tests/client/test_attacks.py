@@ -1,0 +1,154 @@
+"""The two leaks of textbook encrypted search, tried on this engine's real replies.
+
+Each attack is also run with the defence taken away inside the test, where it must succeed: so
+an attack that fails because it is a bad attack is noticed.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from client.institution.kernels import rerandomise
+from client.institution.packed import PackedIndex, write_packed
+from client.institution.randomness import Mask, Stream
+from client.institution.scorer import Question
+from client.searcher.ckks import SealScheme
+from protocol.packing import Layout
+from protocol.params import PRIVATE
+from protocol.ring import U32, ring
+from protocol.scheme import EncryptedScores, SecretKey, Seeded
+from protocol.seeds import expand
+
+LAYOUT = Layout(PRIVATE, 32, 32, 128)
+RING = ring(PRIVATE.ring_degree, PRIVATE.data_moduli)
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def items() -> Floats:
+    rows = np.random.default_rng(3).standard_normal((128, 32)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def blocks(items: Floats, tmp_path_factory: pytest.TempPathFactory) -> U32:
+    path: Path = tmp_path_factory.mktemp("index") / "packed.bin"
+    write_packed(path, LAYOUT, items)
+    return PackedIndex(path).blocks
+
+
+def ask(items: Floats) -> tuple[SecretKey, list[Seeded]]:
+    key = SealScheme().keygen(PRIVATE)
+    return key, key.encrypt_query(LAYOUT.question_polynomials(items[7]))
+
+
+def no_mask() -> Mask:
+    shape = (1, PRIVATE.ring_degree)
+    return Mask(np.zeros(shape, np.int8), np.zeros(shape, np.int8), np.zeros((1, 128), np.int64))
+
+
+def mean_cosine(found: NDArray[np.float64], items: Floats) -> float:
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(items, axis=1)
+    return float(((found * items).sum(1) / np.maximum(lengths, 1e-12)).mean())
+
+
+def as_items(polynomial: NDArray[np.float64]) -> NDArray[np.float64]:
+    return polynomial.reshape(128, 32)[:, ::-1]
+
+
+def divide_by_known(c1: U32, question_c1: U32) -> NDArray[np.float64]:
+    """The ratio attack: c1' = c1 * p pointwise, and the searcher knows c1. Modulo one prime."""
+    modulus = PRIVATE.data_moduli[0]
+    ratio = [
+        int(a) * pow(int(b), -1, modulus) % modulus for a, b in zip(c1, question_c1, strict=True)
+    ]
+    one = ring(PRIVATE.ring_degree, (modulus,))
+    polynomial = np.array(ratio, np.uint32)[None]
+    one.inverse(polynomial)
+    centred = polynomial[0].astype(np.float64)
+    centred[centred > modulus / 2] -= modulus
+    return as_items(centred)
+
+
+def test_ratio_leak_before_masking_gives_every_embedding(blocks: U32, items: Floats) -> None:
+    key, chunks = ask(items)
+    sums = Question(LAYOUT, key.public_key, chunks).multiply(blocks)
+    known = expand(chunks[0].seed, PRIVATE.ring_degree, PRIVATE.data_moduli)
+    assert mean_cosine(divide_by_known(sums[0, 1, 0], known[0]), items) > 0.99
+
+
+def test_ratio_leak_after_masking_gives_nothing(blocks: U32, items: Floats) -> None:
+    """The same sums with a fresh Enc(0) added; what is sent is these, rounded on top."""
+    key, chunks = ask(items)
+    question = Question(LAYOUT, key.public_key, chunks)
+    known = expand(chunks[0].seed, PRIVATE.ring_degree, PRIVATE.data_moduli)
+    sums = question.multiply(blocks)
+    public = RING.to_montgomery(
+        np.stack(
+            [
+                key.public_key.c0,
+                expand(key.public_key.seed, PRIVATE.ring_degree, PRIVATE.data_moduli),
+            ]
+        )
+    )
+    rerandomise(
+        sums,
+        public,
+        Stream().ternary(PRIVATE.ring_degree)[None],
+        RING.moduli,
+        RING.negated_inverses,
+        RING.montgomery,
+        RING.roots,
+        RING.root_quotients,
+    )
+    assert mean_cosine(divide_by_known(sums[0, 1, 0], known[0]), items) < 0.1
+
+
+def other_coefficients(key: SecretKey, reply_c0: U32, reply_c1: U32) -> NDArray[np.float64]:
+    """Decrypt all N coefficients of a reply whose c0 is whole."""
+    whole = Layout(PRIVATE, 1, 1, 4096)
+    return key.decrypt_scores(whole, EncryptedScores(0, reply_c0[None], reply_c1[None]))[0]
+
+
+def test_slot_leak_partial_sums_never_leave(blocks: U32, items: Floats) -> None:
+    """Other coefficients hold partial sums of q*x; with c0 whole they give x, so c0 is cut.
+
+    The attack: coefficient k*d2 + j of the product holds sums over part of an item's
+    coordinates. For a question of one coordinate it is the item itself, reversed.
+    """
+    key = SealScheme().keygen(PRIVATE)
+    one_coordinate = np.zeros(32, np.float32)
+    one_coordinate[0] = 1.0
+    chunks = key.encrypt_query(LAYOUT.question_polynomials(one_coordinate))
+    question = Question(LAYOUT, key.public_key, chunks)
+
+    whole = Question(Layout(PRIVATE, 32, 1, 4096), key.public_key, chunks * 32)
+    sums = question.multiply(blocks)
+    shape = (1, PRIVATE.ring_degree)
+    unflooded = Mask(np.zeros(shape, np.int8), np.zeros(shape, np.int8), np.zeros(shape, np.int64))
+    leaky = whole.mask(0, sums, unflooded)
+    found = other_coefficients(key, leaky.c0[0], leaky.c1[0])
+    assert mean_cosine(as_items(found), items) > 0.99, "c0 whole would leak every item"
+
+    honest = question.answer(blocks, 0)
+    assert honest.c0.shape == (1, 128), "one coefficient of c0 for each item, no other"
+    padded = np.zeros(4096, np.uint32)
+    padded[31::32] = honest.c0[0]
+    found = as_items(other_coefficients(key, padded, honest.c1[0]))
+    assert mean_cosine(found[:, 1:], items[:, 1:]) < 0.1
+
+
+def test_flooding_covers_computation_noise(blocks: U32, items: Floats) -> None:
+    """The noise of an unflooded score, measured, stays below its derived bound."""
+    key, chunks = ask(items)
+    question = Question(LAYOUT, key.public_key, chunks)
+    exact = np.rint(items.astype(np.float64) * 2**PRIVATE.item_scale_bits)
+    asked = np.rint(items[7].astype(np.float64) * 2.0**PRIVATE.query_scale_bits)
+    reply = question.mask(0, question.multiply(blocks), no_mask())
+    scores = key.decrypt_scores(LAYOUT, reply)[0]
+    noise = (scores - exact @ asked / 2.0**PRIVATE.score_scale_bits) * PRIVATE.reply_scale
+    # After switching down what is left is rounding (6 sigma of sqrt(2N/3/12 + 1/12)): the
+    # computation noise itself is below one unit of the reply.
+    assert np.abs(noise).max() < 6 * np.sqrt(4096 * 2 / 3 / 12) + 1
