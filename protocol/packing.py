@@ -47,7 +47,7 @@ class Layout:
     @classmethod
     def smallest(cls, preset: Preset, dim: int, items: int) -> "Layout":
         """Return the layout that moves the fewest bytes for one question, up and down."""
-        layouts = [cls(preset, dim, width, items) for width in _CHUNK_WIDTHS if width <= 2 * dim]
+        layouts = [cls(preset, dim, width, items) for width in _CHUNK_WIDTHS]
         return min(layouts, key=lambda one: one.upload_bytes + one.download_bytes)
 
     @property

@@ -64,24 +64,24 @@ def simulate(
 ) -> Outcome:
     """Train a federation on this machine, index it, search it encrypted, and report."""
     from simulations.settings import SimulationSettings
-    from simulations.simulate import simulate as run
 
-    return run(
-        SimulationSettings.from_flags(
-            data=data,
-            scenes=scenes,
-            limit=limit,
-            institutions=institutions,
-            partition=partition,
-            rounds=rounds,
-            local_epochs=local_epochs,
-            preset=preset,
-            queries=queries,
-            baselines=baselines,
-            seed=seed,
-            out=out,
-        )
+    settings = SimulationSettings.from_flags(
+        data=data,
+        scenes=scenes,
+        limit=limit,
+        institutions=institutions,
+        partition=partition,
+        rounds=rounds,
+        local_epochs=local_epochs,
+        preset=preset,
+        queries=queries,
+        baselines=baselines,
+        seed=seed,
+        out=out,
     )
+    from simulations.simulate import simulate as run  # takes seconds: after the flags are checked
+
+    return run(settings)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The settings of a simulation: flags > environment > blindsight.toml > defaults."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -35,7 +36,7 @@ class SimulationSettings(BaseSettings):
     partition: str = "site"
     rounds: int = Field(default=10, ge=1, le=10_000)
     local_epochs: int = Field(default=2, ge=1, le=1000)
-    preset: str = "private"
+    preset: Literal["private", "fast"] = "private"
     queries: int = Field(default=200, ge=1, le=10_000)
     baselines: bool = True
     seed: int = Field(default=0, ge=0, le=2**63 - 1)

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from client.institution.index import Index, embed_folder
+from client.institution.embedding import embed_folder
+from client.institution.index import Index
 from client.institution.pairs import Pair, Skip
 from client.searcher.searcher import Searcher
 from protocol.errors import UsageError

@@ -6,7 +6,7 @@ import json
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +14,7 @@ from typing import Any
 
 from client.institution.index import Index
 from client.institution.pairs import Pair, Skip
+from client.searcher.remote import Traffic
 from protocol.files import write_atomically
 from protocol.terminal import Outcome
 from simulations.comparison import Comparison
@@ -44,11 +45,11 @@ class Summary:
 
     def add_training(self, run: FederatedRun) -> None:
         """Add the rounds. A round's recall is of the model that came out of it."""
-        received = [
+        after: list[Mapping[str, float | None]] = [
             {one.name: one.val_recall_at_10 for one in report.institutions}
-            for report in run.reports
+            for report in run.reports[1:]
         ]
-        after = [*received[1:], run.recalls]
+        after.append(run.recalls)
         self._found["rounds"] = [
             {
                 "round": report.number,
@@ -95,7 +96,7 @@ class Summary:
         up = comparison.median(lambda one: one.upload_bytes)
         down = comparison.median(lambda one: one.download_bytes)
         phases = {
-            phase: fmean(comparison.median(lambda one, p=phase: one.milliseconds[p]).values())
+            phase: fmean(comparison.median(_milliseconds(phase)).values())
             for phase in ("keygen", "encrypt", "answer", "decrypt")
         }
         ms = comparison.median(lambda one: sum(one.milliseconds.values()))
@@ -205,3 +206,7 @@ class Summary:
             f"report: {report}",
         ]
         return "\n".join(lines)
+
+
+def _milliseconds(phase: str) -> Callable[[Traffic], float]:
+    return lambda one: one.milliseconds[phase]

@@ -80,7 +80,8 @@ def _answer(
     try:
         return Message(work(message.content, _site(context)), reply_to=message)
     except Exception as error:
-        _log.warning("the coordinator is told of an error", exc_info=True)
+        _log.warning("training failed here, and the coordinator is told so: %s", error)
+        _log.debug("where it failed", exc_info=True)
         return Message(Error(_RAISED, _reason(error)), reply_to=message)
 
 

@@ -23,7 +23,7 @@ def index(
     as_json: AsJson = False,
 ) -> Outcome:
     """Embed every image of a folder with a release, and pack the index for encrypted scoring."""
-    from client.institution.index import embed_folder
+    from client.institution.embedding import embed_folder
     from protocol.model.embedder import Embedder
     from protocol.model.release import read_release
     from protocol.params import preset_by_name
@@ -77,15 +77,17 @@ def serve(
     from client.institution.settings import ServiceSettings
 
     try:
-        settings = ServiceSettings(
-            name=name,
-            data=data,
-            index=index,
-            credentials=credentials,
-            host=host,
-            port=port,
-            threads=threads,
-            release=frozenset(release or ()),
+        settings = ServiceSettings.model_validate(
+            {
+                "name": name,
+                "data": data,
+                "index": index,
+                "credentials": credentials,
+                "host": host,
+                "port": port,
+                "threads": threads,
+                "release": release or (),
+            }
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -16,21 +16,17 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from client.institution.packed import PackedIndex, write_packed
-from client.institution.pairs import Pair, Skip, load_pixels, read_pairs
+from client.institution.pairs import Pair
 from protocol.errors import DataError, StorageError
 from protocol.files import storage_error, sync_folder, write_atomically
 from protocol.packing import Layout
 from protocol.params import PRIVATE, Preset, preset_by_name
-
-if TYPE_CHECKING:  # torch takes seconds to import, and a service needs none
-    from protocol.model.embedder import Embedder
 
 _REBUILD = "Build it again: blindsight institution index."
 
@@ -156,26 +152,6 @@ def build_index(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return Index(root)
-
-
-def embed_folder(
-    data: Path,
-    embedder: "Embedder",
-    root: Path,
-    preset: Preset = PRIVATE,
-    progress: Callable[[int], None] = lambda blocks: None,
-) -> tuple[Index, list[Pair], tuple[Skip, ...]]:
-    """Embed every image of the folder ``data`` and build the next epoch of the index in ``root``.
-
-    Also returns the pairs that were indexed, in order of position, and what was skipped: an
-    image that does not decode costs itself alone.
-    """
-    folder = read_pairs(data)
-    pixels, kept, skips = load_pixels(folder, folder.pairs, embedder.image_size)
-    pairs = [folder.pairs[i] for i in kept]
-    embeddings = embedder.pixels(pixels)
-    index = build_index(root, embedder.release_id, embeddings, pairs, preset, progress)
-    return index, pairs, folder.skipped + skips
 
 
 def _epoch_name(epoch: int) -> str:

@@ -31,9 +31,9 @@ class TrainingSettings:
     Raises MalformedMessage for a value out of range.
     """
 
-    rounds: int = 10
-    local_epochs: int = 2
-    batch_size: int = 64
+    rounds: int = 7
+    local_epochs: int = 4
+    batch_size: int = 16
     learning_rate: float = 2e-3
     seed: int = 0
     quorum: int = 2

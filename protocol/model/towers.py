@@ -43,13 +43,13 @@ class TowerSettings:
     """
 
     image_size: int = 64
-    dim: int = 64
-    image_width: int = 32
+    dim: int = 128
+    image_width: int = 16
     image_stages: int = 3
-    text_width: int = 128
+    text_width: int = 64
     text_layers: int = 1
     text_heads: int = 4
-    buckets: int = 8192
+    buckets: int = 4096
     max_tokens: int = 32
 
     def __post_init__(self) -> None:

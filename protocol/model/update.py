@@ -7,6 +7,7 @@ payload nor the payload against the model, so this file does; nothing is ever un
 
 from collections.abc import Mapping
 from io import BytesIO
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from numpy.lib import format as npy
 
 from protocol.errors import MalformedMessage
 
-type Arrays = dict[str, npt.NDArray[np.float32]]
+Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
 _HEADER_BYTES = 512
 
 

@@ -1,0 +1,29 @@
+"""From a folder of images to an index: apart from the index, because a service needs no torch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from client.institution.index import Index, build_index
+from client.institution.pairs import Pair, Skip, load_pixels, read_pairs
+from protocol.model.embedder import Embedder
+from protocol.params import PRIVATE, Preset
+
+
+def embed_folder(
+    data: Path,
+    embedder: Embedder,
+    root: Path,
+    preset: Preset = PRIVATE,
+    progress: Callable[[int], None] = lambda blocks: None,
+) -> tuple[Index, list[Pair], tuple[Skip, ...]]:
+    """Embed every image of the folder ``data`` and build the next epoch of the index in ``root``.
+
+    Also returns the pairs that were indexed, in order of position, and what was skipped: an
+    image that does not decode costs itself alone.
+    """
+    folder = read_pairs(data)
+    pixels, kept, skips = load_pixels(folder, folder.pairs, embedder.image_size)
+    pairs = [folder.pairs[i] for i in kept]
+    embeddings = embedder.pixels(pixels)
+    index = build_index(root, embedder.release_id, embeddings, pairs, preset, progress)
+    return index, pairs, folder.skipped + skips
