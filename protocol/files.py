@@ -16,20 +16,26 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the name ``path`` when the block ends without an error.
 
     A crash at any moment leaves the old file or the new one, never a part of either.
-    Raises :class:`StorageError` when the disk is full or refuses.
+    Raises :class:`StorageError` when the disk is full or refuses; an error of another file that
+    the block works with passes through.
     """
     temporary: Path | None = None
+    in_block = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
         with os.fdopen(handle, "w+b") as file:
+            in_block = True
             yield file
+            in_block = False
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
+        if in_block and error.filename is not None:
+            raise
         raise storage_error(path, error) from error
     finally:
         if temporary is not None:
@@ -59,4 +65,6 @@ def storage_error(path: Path | str, error: OSError) -> StorageError:
             f"Free some space or choose another place, then run the command again; {path} was "
             "not changed.",
         )
-    return StorageError(f"{path} cannot be written: {error.strerror}", "Check its permissions.")
+    return StorageError(
+        f"{path} cannot be written: {error.strerror or error}", "Check its permissions."
+    )

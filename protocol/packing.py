@@ -88,7 +88,7 @@ class Layout:
 
         Raises :class:`UsageError` for another shape, for NaN, or for a norm above 1.
         """
-        checked = self._checked(question[None, :])
+        checked = self._checked(question[None])
         chunks = np.zeros((self.chunks, self.preset.ring_degree), np.int64)
         scaled = np.rint(checked[0] * 2.0**self.preset.query_scale_bits).astype(np.int64)
         chunks[:, : self.chunk_width] = scaled

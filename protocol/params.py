@@ -40,6 +40,9 @@ class Preset:
         """Raise :class:`UsageError` unless secure, exact in 64 bits, and free of wrap-around."""
         if self.ring_degree not in MAX_MODULUS_BITS:
             raise UsageError(f"ring degree {self.ring_degree} is not one of {MAX_MODULUS_BITS}")
+        for modulus in self.moduli:
+            if not 2 <= modulus < 1 << 27:
+                raise UsageError(f"preset {self.name}: {modulus} is not a prime below 2^27")
         bits = log2(prod(self.moduli))
         if bits > MAX_MODULUS_BITS[self.ring_degree]:
             raise UsageError(
@@ -49,9 +52,9 @@ class Preset:
         if len(self.moduli) < 2 or len(set(self.moduli)) != len(self.moduli):
             raise UsageError(f"preset {self.name}: two or more different primes are needed")
         for modulus in self.moduli:
-            if not _is_prime(modulus) or modulus % (2 * self.ring_degree) != 1 or modulus >> 27:
+            if not _is_prime(modulus) or modulus % (2 * self.ring_degree) != 1:
                 raise UsageError(
-                    f"preset {self.name}: {modulus} is not a prime below 2^27 that is 1 modulo "
+                    f"preset {self.name}: {modulus} is not a prime that is 1 modulo "
                     f"{2 * self.ring_degree}"
                 )
         if 2.0**self.score_scale_bits * 1.9 + 2.0**self.flood_bits > self.data_modulus / 2:

@@ -38,13 +38,22 @@ class Ring:
 
     def forward(self, polynomials: U32) -> None:
         """Transform ``[..., k, N]`` in place from coefficients to NTT form; all values < q."""
-        flat = polynomials.reshape(-1, len(self.moduli), self.degree)
-        _forward(flat, self.moduli, self.roots, self.root_quotients)
+        _forward(self._flat(polynomials), self.moduli, self.roots, self.root_quotients)
 
     def inverse(self, polynomials: U32) -> None:
         """Transform ``[..., k, N]`` in place from NTT form to coefficients; all values < q."""
-        flat = polynomials.reshape(-1, len(self.moduli), self.degree)
-        _inverse(flat, self.moduli, self.inverse_roots, self.inverse_root_quotients, self.scale)
+        _inverse(
+            self._flat(polynomials),
+            self.moduli,
+            self.inverse_roots,
+            self.inverse_root_quotients,
+            self.scale,
+        )
+
+    def _flat(self, polynomials: U32) -> U32:
+        if not polynomials.flags.c_contiguous:
+            raise ValueError("polynomials are transformed in place: a contiguous array is needed")
+        return polynomials.reshape(-1, len(self.moduli), self.degree)
 
     def residues(self, coefficients: NDArray[np.int64]) -> U32:
         """Reduce signed coefficients ``[..., N]`` to residues ``[..., k, N]``."""

@@ -7,6 +7,7 @@
 4. Nothing secret is printed: no key, no embedding.
 """
 
+import errno
 import functools
 import json
 import os
@@ -61,13 +62,17 @@ def fail(error: BaseException, as_json: bool) -> int:
     else:
         known = _known(error)
         code, status, message, hint = known.code, known.exit_code, known.message, known.hint
-    if as_json:
-        print(envelope(code=code, message=message, hint=hint), flush=True)
-    else:
+    try:
+        if as_json:
+            print(envelope(code=code, message=message, hint=hint), flush=True)
+            return status
         sys.stdout.flush()
-        print(f"blindsight: {message}", file=sys.stderr)
-        if hint:
-            print(f"  what to do: {hint}", file=sys.stderr)
+    except OSError:
+        # Nobody takes the result: let the interpreter not try again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(f"blindsight: {message}", file=sys.stderr)
+    if hint:
+        print(f"  what to do: {hint}", file=sys.stderr)
     return status
 
 
@@ -93,9 +98,12 @@ def _known(error: BaseException) -> BlindsightError:
         return error
     if os.environ.get("BLINDSIGHT_DEBUG"):
         raise error
+    if isinstance(error, BrokenPipeError):
+        return StorageError("nobody reads the result any more", "Keep the other end of | open.")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return storage_error(error.filename or "the result", error)
     if isinstance(error, OSError) and error.filename:
-        known: StorageError = storage_error(error.filename, error)
-        return known
+        return StorageError(f"{error.filename}: {error.strerror}", "Is it there, and yours?")
     return BlindsightError(
         f"something unforeseen happened: {type(error).__name__}: {error}",
         "Run it again with BLINDSIGHT_DEBUG=1 in the environment and report what it prints.",

@@ -31,7 +31,7 @@ class TrainingSettings:
     Raises MalformedMessage for a value out of range.
     """
 
-    rounds: int = 7
+    rounds: int = 6
     local_epochs: int = 4
     batch_size: int = 16
     learning_rate: float = 2e-3

@@ -266,18 +266,7 @@ def test_a_process_ends_with_its_code_and_never_a_traceback(
         assert bool(done.stderr) is (code != 0)
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        "text",
-        pytest.param(
-            "json",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the envelope of the failure goes to the same broken stdout"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("broken", ["closed", "full"])
 def test_a_stdout_that_takes_nothing_is_not_a_traceback(form: str, broken: str) -> None:
     if broken == "full":
