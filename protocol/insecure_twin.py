@@ -28,10 +28,8 @@ class _ZeroKey(SecretKey):
     def __init__(self, preset: Preset) -> None:
         self._ring = ring(preset.ring_degree, preset.data_moduli)
 
-    @property
-    def public_key(self) -> Seeded:
-        shape = (len(self._ring.moduli), self._ring.degree)
-        return Seeded(np.zeros(shape, np.uint32), secrets.token_bytes(SEED_BYTES))
+    def public_keys(self, count: int) -> list[Seeded]:
+        return self.encrypt_query(np.zeros((count, self._ring.degree), np.int64))
 
     def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
         residues = self._ring.residues(polynomials)

@@ -8,6 +8,7 @@ X^N + 1 end below it, and no other item reaches it.
 """
 
 from dataclasses import dataclass
+from math import ceil, log2
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,9 +67,19 @@ class Layout:
         return -(-self.items // self.block_items)
 
     @property
+    def public_keys(self) -> int:
+        """Public keys of a question, so that their masks keep the entropy of a whole one.
+
+        A searcher who crafts its keys learns of the masks at most what the score coefficients
+        can carry (docs/protocol.md section 6.3).
+        """
+        carried = self.preset.score_capacity_bits / self.chunk_width
+        return 1 + ceil(carried / log2(3))
+
+    @property
     def upload_bytes(self) -> int:
-        """Bytes of a question: the public key and d1 ciphertexts, both seeded."""
-        return (self.chunks + 1) * (sum(self.ciphertext_lengths) + SEED_BYTES)
+        """Bytes of a question: public keys and d1 ciphertexts, all seeded."""
+        return (self.chunks + self.public_keys) * (sum(self.ciphertext_lengths) + SEED_BYTES)
 
     @property
     def ciphertext_lengths(self) -> list[int]:

@@ -87,6 +87,11 @@ class Preset:
         """The scale of a score in a reply, after switching down to ``reply_modulus``."""
         return float(2**self.score_scale_bits / (self.data_modulus // self.reply_modulus))
 
+    @cached_property
+    def score_capacity_bits(self) -> float:
+        """Bits that one flooded score coefficient can carry, whatever the searcher sends."""
+        return log2(self.data_modulus) - self.flood_bits - 1
+
     def noise_bound(self, chunk_width: int) -> float:
         """Bound of the computation noise in a score coefficient (docs/protocol.md section 6.1)."""
         items_in_block = self.ring_degree / chunk_width

@@ -40,9 +40,8 @@ class EncryptedScores:
 class SecretKey(Protocol):
     """A handle on one fresh key: used for one question to one institution, then dropped."""
 
-    @property
-    def public_key(self) -> Seeded:
-        """A seeded encryption of zero, with which the institution re-randomises its reply."""
+    def public_keys(self, count: int) -> list[Seeded]:
+        """Encrypt zero ``count`` times: with these an institution re-randomises its reply."""
 
     def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
         """Encrypt coefficients int64 [d1, N], one ciphertext each."""

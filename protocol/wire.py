@@ -73,22 +73,22 @@ class IndexDescription:
 
 
 def score_request(
-    described: IndexDescription, public_key: Seeded, chunks: list[Seeded]
+    described: IndexDescription, public_keys: list[Seeded], chunks: list[Seeded]
 ) -> pb.ScoreRequest:
     """Return the message of one encrypted question."""
     return pb.ScoreRequest(
         release_id=described.release_id,
         epoch=described.epoch,
         preset=described.layout.preset.name,
-        public_key=_ciphertext(public_key, described.layout),
+        public_keys=[_ciphertext(key, described.layout) for key in public_keys],
         chunks=[_ciphertext(chunk, described.layout) for chunk in chunks],
     )
 
 
 def parse_score_request(
     message: pb.ScoreRequest, served: IndexDescription
-) -> tuple[Seeded, list[Seeded]]:
-    """Check an encrypted question against the index served; return public key and chunks.
+) -> tuple[list[Seeded], list[Seeded]]:
+    """Check an encrypted question against the index served; return public keys and chunks.
 
     Raises :class:`ReleaseMismatch`, :class:`EpochMismatch` or :class:`MalformedMessage`.
     """
@@ -112,12 +112,17 @@ def parse_score_request(
         raise MalformedMessage(
             f"a question has {served.layout.chunks} chunks, got {len(message.chunks)}"
         )
-    public_key = _parse_ciphertext(message.public_key, served.layout)
+    if len(message.public_keys) != served.layout.public_keys:
+        raise MalformedMessage(
+            f"a question has {served.layout.public_keys} public keys, "
+            f"got {len(message.public_keys)}"
+        )
+    public_keys = [_parse_ciphertext(key, served.layout) for key in message.public_keys]
     chunks = [_parse_ciphertext(chunk, served.layout) for chunk in message.chunks]
-    seeds = {public_key.seed, *(chunk.seed for chunk in chunks)}
-    if len(seeds) != len(chunks) + 1:
+    seeds = {ciphertext.seed for ciphertext in [*public_keys, *chunks]}
+    if len(seeds) != len(public_keys) + len(chunks):
         raise MalformedMessage("every ciphertext has a seed of its own, got one twice")
-    return public_key, chunks
+    return public_keys, chunks
 
 
 def score_response(layout: Layout, scores: EncryptedScores) -> pb.ScoreResponse:

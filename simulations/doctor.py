@@ -113,7 +113,8 @@ def _encryption() -> list[Check]:
         key = SealScheme().keygen(preset)
         chunks = key.encrypt_query(layout.question_polynomials(items[0]))
         packed = tiled(residues, tile_width(layout))[None]
-        reply = Question(layout, key.public_key, chunks).answer(packed, 0)
+        public_keys = key.public_keys(layout.public_keys)
+        reply = Question(layout, public_keys, chunks).answer(packed, 0)
         error = np.abs(key.decrypt_scores(layout, reply)[0, :3] - [1.0, 0.0, -0.6]).max()
         fix = "" if error < 1e-4 else "Do not use this machine: its arithmetic is wrong."
         checks.append(Check(f"encryption, {preset.name}", f"largest error {error:.1e}", fix))

@@ -25,9 +25,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                     yield f"{page.name}: {line}", words[1:]
 
 
-@pytest.mark.parametrize(
-    "arguments", [pytest.param(words, id=name) for name, words in commands()]
-)
+@pytest.mark.parametrize("arguments", [pytest.param(words, id=name) for name, words in commands()])
 def test_every_command_shown_is_understood(arguments: list[str]) -> None:
     """Parsed by the real command line; tests/e2e/test_walkthrough.py also runs them."""
     command: click.Command = typer.main.get_command(app)
@@ -69,7 +67,9 @@ def test_every_make_target_shown_exists() -> None:
     shown = {
         name
         for page in PAGES
-        for name in re.findall(r"\bmake (demo|test|check|stubs|lock|help|clean)\b", page.read_text())
+        for name in re.findall(
+            r"\bmake (demo|test|check|stubs|lock|help|clean)\b", page.read_text()
+        )
     }
     assert {"demo", "test"} <= shown
     assert all(f"\n{name}:" in makefile for name in shown)

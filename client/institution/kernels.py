@@ -56,24 +56,24 @@ def scan(blocks, question, moduli, negated_inverses, montgomery, out):  # type: 
 def rerandomise(  # type: ignore[no-untyped-def]
     sums, public, ternary, moduli, negated_inverses, montgomery, roots, quotients
 ):
-    """Add ``ternary * (b, a)``, the masking part of a fresh encryption of zero, in place.
+    """Add ``ternary * (b, a)`` for every key: a fresh encryption of zero but for its errors.
 
-    ``sums`` uint32 [m, 2, k, N] in NTT form; ``public`` uint32 [2, k, N] in Montgomery form;
-    ``ternary`` int8 [m, N] as coefficients.
+    ``sums`` uint32 [m, 2, k, N] in NTT form, in place; ``public`` uint32 [keys, 2, k, N] in
+    Montgomery form; ``ternary`` int8 [m, keys, N] as coefficients.
     """
     runs, _, primes, degree = sums.shape
     mask = np.empty(degree, np.uint32)
-    for b in range(runs):
+    for b, key in np.ndindex(runs, public.shape[0]):
         for i in range(primes):
             q, inverse, fold = moduli[i], np.uint64(negated_inverses[i]), montgomery[i]
             small = np.uint32(q)
             for j in range(degree):
-                value = ternary[b, j]
+                value = ternary[b, key, j]
                 mask[j] = np.uint32(value) if value >= 0 else small - np.uint32(1)
             forward_one(mask, small, roots[i], quotients[i])
             for c in range(2):
                 target = sums[b, c, i]
-                factor = public[c, i]
+                factor = public[key, c, i]
                 for j in range(degree):
                     product = np.uint64(mask[j]) * np.uint64(factor[j])
                     total = np.uint32(target[j] + _reduce(product, q, inverse, fold))

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from protocol.compiled import kernel
+from protocol.packing import Layout
 
 _U64_BITS = 64
 
@@ -20,7 +21,7 @@ _U64_BITS = 64
 class Mask:
     """What re-randomises and floods m blocks: ``Enc_pk(0)`` and the flooding noise.
 
-    ``ternary`` int8 [m, N] in {-1, 0, 1}; ``error`` int8 [m, N] for c1; ``flood`` int64
+    ``ternary`` int8 [m, keys, N] in {-1, 0, 1}; ``error`` int8 [m, N] for c1; ``flood`` int64
     [m, N/d2] for the score coefficients of c0, with their own error added.
     """
 
@@ -35,12 +36,13 @@ class Stream:
     def __init__(self) -> None:
         self._stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
 
-    def mask(self, blocks: int, degree: int, scores: int, flood_bits: int) -> Mask:
-        """Draw the noise of ``blocks`` blocks with ``scores`` score coefficients each."""
-        flood = self.uniform(blocks * scores, flood_bits)
+    def mask(self, blocks: int, layout: Layout) -> Mask:
+        """Draw the noise of ``blocks`` blocks."""
+        degree, scores, keys = layout.preset.ring_degree, layout.block_items, layout.public_keys
+        flood = self.uniform(blocks * scores, layout.preset.flood_bits)
         flood += self.centred_binomial(blocks * scores)
         return Mask(
-            self.ternary(blocks * degree).reshape(blocks, degree),
+            self.ternary(blocks * keys * degree).reshape(blocks, keys, degree),
             self.centred_binomial(blocks * degree).reshape(blocks, degree),
             flood.reshape(blocks, scores),
         )

@@ -41,16 +41,16 @@ class Scorer:
 
     def score(
         self,
-        public_key: Seeded,
+        public_keys: list[Seeded],
         chunks: list[Seeded],
         active: Callable[[], bool] = lambda: True,
     ) -> Iterator[EncryptedScores]:
         """Yield the encrypted scores of all blocks, in order, a run of blocks at a time.
 
-        ``public_key`` and the d1 ``chunks`` have been checked by ``protocol.wire``; ``a`` is
+        ``public_keys`` and the d1 ``chunks`` have been checked by ``protocol.wire``; ``a`` is
         expanded here from their seeds. Work stops soon after ``active()`` turns false.
         """
-        question = Question(self.layout, public_key, chunks)
+        question = Question(self.layout, public_keys, chunks)
         starts = range(0, self.layout.blocks, RUN_BLOCKS)
         pending: deque[Future[EncryptedScores]] = deque()
         try:
@@ -77,24 +77,24 @@ class Scorer:
 class Question:
     """One expanded question, in the form that the kernels read."""
 
-    def __init__(self, layout: Layout, public_key: Seeded, chunks: list[Seeded]) -> None:
+    def __init__(self, layout: Layout, public_keys: list[Seeded], chunks: list[Seeded]) -> None:
         preset = layout.preset
         self._layout = layout
         self._ring = ring(preset.ring_degree, preset.data_moduli)
-        self._public = self._ring.to_montgomery(np.stack(self._pair(public_key)))
-        pairs = np.stack([np.stack(self._pair(chunk)) for chunk in chunks])
-        tile = tile_width(layout)
-        split = self._ring.to_montgomery(pairs).reshape(*pairs.shape[:3], -1, tile)
+        self._public = self._expanded(public_keys)
+        pairs = self._expanded(chunks)
+        split = pairs.reshape(*pairs.shape[:3], -1, tile_width(layout))
         self._chunks = np.ascontiguousarray(split.transpose(2, 3, 0, 1, 4))
 
-    def _pair(self, ciphertext: Seeded) -> tuple[U32, U32]:
-        moduli = self._layout.preset.data_moduli
-        return ciphertext.c0, expand(ciphertext.seed, self._ring.degree, moduli)
+    def _expanded(self, ciphertexts: list[Seeded]) -> U32:
+        """Return (c0, a) of each ciphertext, uint32 [n, 2, k, N] in Montgomery form."""
+        moduli, degree = self._layout.preset.data_moduli, self._ring.degree
+        pairs = [np.stack([one.c0, expand(one.seed, degree, moduli)]) for one in ciphertexts]
+        return self._ring.to_montgomery(np.stack(pairs))
 
     def answer(self, blocks: U32, start: int) -> EncryptedScores:
         """Score, re-randomise, flood and switch down packed blocks [m, k, N/T, d1, T]."""
-        preset, scores = self._layout.preset, self._layout.block_items
-        mask = Stream().mask(len(blocks), preset.ring_degree, scores, preset.flood_bits)
+        mask = Stream().mask(len(blocks), self._layout)
         return self.mask(start, self.multiply(blocks), mask)
 
     def multiply(self, blocks: U32) -> U32:

@@ -30,7 +30,9 @@ class Service:
         index = Index(settings.index)
         self._servicer = RetrievalServicer(settings, index)
         # A longer message is refused by gRPC before it is held in memory.
-        limit = index.layout.upload_bytes + 64 * index.layout.chunks + _MESSAGE_MARGIN
+        layout = index.layout
+        framing = 64 * (layout.chunks + layout.public_keys)
+        limit = layout.upload_bytes + framing + _MESSAGE_MARGIN
         self._server = grpc.server(
             ThreadPoolExecutor(_WORKERS, "serve"),
             interceptors=[ErrorInterceptor()],

@@ -41,8 +41,8 @@ class RetrievalServicer(rpc.RetrievalServicer):
         self, request: pb.ScoreRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ScoreResponse]:
         """Score an encrypted question; the work stops when the searcher goes away."""
-        public_key, chunks = wire.parse_score_request(request, self._described)
-        for scores in self._scorer.score(public_key, chunks, context.is_active):
+        public_keys, chunks = wire.parse_score_request(request, self._described)
+        for scores in self._scorer.score(public_keys, chunks, context.is_active):
             yield wire.score_response(self._index.layout, scores)
 
     def Fetch(self, request: pb.FetchRequest, context: grpc.ServicerContext) -> pb.FetchResponse:

@@ -49,13 +49,12 @@ class SealKey(SecretKey):
         secret = seal.KeyGenerator(self._context).secret_key()
         self._encryptor = seal.Encryptor(self._context, secret)
         self._decryptor = seal.Decryptor(self._context, secret)
-        with _MemoryFile() as file:
-            self._public_key = self._seeded(file.save(self._encryptor.encrypt_zero_symmetric()))
 
-    @property
-    def public_key(self) -> Seeded:
-        """A seeded symmetric encryption of zero: (b, a) with b = -(a*s + e)."""
-        return self._public_key
+    def public_keys(self, count: int) -> list[Seeded]:
+        """Encrypt zero symmetrically: (b, a) with b = -(a*s + e); about 2 ms each."""
+        with _MemoryFile() as file:
+            saved = [file.save(self._encryptor.encrypt_zero_symmetric()) for _ in range(count)]
+        return [self._seeded(ciphertext) for ciphertext in saved]
 
     def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
         """Encrypt coefficients int64 [d1, N] symmetrically; about 2 ms each."""

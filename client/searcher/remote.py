@@ -88,9 +88,10 @@ class RemoteInstitution:
         """
         layout, now = described.layout, time.perf_counter()
         key = scheme.keygen(layout.preset)
+        public_keys = key.public_keys(layout.public_keys)
         now = traffic.clock("keygen", now)
         chunks = key.encrypt_query(layout.question_polynomials(question))
-        request = wire.score_request(described, key.public_key, chunks)
+        request = wire.score_request(described, public_keys, chunks)
         traffic.upload_bytes += request.ByteSize()
         now = traffic.clock("encrypt", now)
         replies, next_block = [], 0

@@ -4,6 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.institution.randomness import Stream
+from protocol.packing import Layout
+from protocol.params import PRIVATE
 
 COUNT = 1 << 18
 
@@ -59,6 +61,8 @@ def test_neighbours_are_not_correlated() -> None:
 
 
 def test_a_mask_has_the_shapes_that_scoring_needs() -> None:
-    mask = Stream().mask(blocks=3, degree=4096, scores=128, flood_bits=58)
-    assert mask.ternary.shape == mask.error.shape == (3, 4096)
+    layout = Layout(PRIVATE, 64, 32, 500)
+    mask = Stream().mask(3, layout)
+    assert mask.ternary.shape == (3, layout.public_keys, 4096) == (3, 2, 4096)
+    assert mask.error.shape == (3, 4096)
     assert mask.flood.shape == (3, 128)

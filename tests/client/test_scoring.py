@@ -49,7 +49,7 @@ def decrypted(scheme: Scheme, index: PackedIndex, question: Floats) -> NDArray[n
     layout, key = index.layout, scheme.keygen(index.layout.preset)
     chunks = key.encrypt_query(layout.question_polynomials(question))
     scorer = Scorer(index, 2)
-    replies = list(scorer.score(key.public_key, chunks))
+    replies = list(scorer.score(key.public_keys(layout.public_keys), chunks))
     scorer.close()
     assert [reply.first_block for reply in replies] == list(range(0, layout.blocks, 8))
     scores = np.concatenate([key.decrypt_scores(layout, reply) for reply in replies])
@@ -87,7 +87,7 @@ def test_two_replies_to_one_question_share_no_randomness(tmp_path: Path) -> None
     index = packed(tmp_path, layout, items)
     key = SealScheme().keygen(PRIVATE)
     chunks = key.encrypt_query(layout.question_polynomials(items[0]))
-    question = Question(layout, key.public_key, chunks)
+    question = Question(layout, key.public_keys(layout.public_keys), chunks)
     first, second = (question.answer(index.blocks[:], 0) for _ in range(2))
     same = (first.c1 == second.c1).mean()
     assert same < 1e-3, "c1 is masked afresh: equal only by chance"
@@ -101,7 +101,9 @@ def test_the_deterministic_part_agrees_with_seal_bit_for_bit(tmp_path: Path) -> 
     index = packed(tmp_path, layout, items)
     key = SealScheme().keygen(PRIVATE)
     chunks = key.encrypt_query(layout.question_polynomials(items[3]))
-    ours = Question(layout, key.public_key, chunks).multiply(index.blocks[:1])[0]
+    ours = Question(layout, key.public_keys(layout.public_keys), chunks).multiply(index.blocks[:1])[
+        0
+    ]
     assert np.array_equal(ours, _sum_of_products_by_seal(layout, items, chunks))
 
 
@@ -138,7 +140,7 @@ def test_a_fixed_question_gives_fixed_sums(tmp_path: Path) -> None:
     residues = arithmetic.residues(layout.question_polynomials(grid[1]))
     arithmetic.forward(residues)
     chunks = [Seeded(c0, bytes([n]) * 64) for n, c0 in enumerate(residues)]
-    question = Question(layout, Seeded(np.zeros_like(residues[0]), bytes(64)), chunks)
+    question = Question(layout, [Seeded(np.zeros_like(residues[0]), bytes(64))], chunks)
     sums = question.multiply(index.blocks[:])
     known = json.loads((VECTORS / "scoring.json").read_text())
     assert hashlib.sha256(index.blocks.astype("<u4").tobytes()).hexdigest() == known["packed"]
@@ -166,7 +168,9 @@ def test_work_stops_when_nobody_waits_for_it(tmp_path: Path) -> None:
     chunks = key.encrypt_query(layout.question_polynomials(unit_vectors(1, 8)[0]))
     answered = iter([True, True, False, False, False])
     scorer = Scorer(index, 1)
-    replies = list(scorer.score(key.public_key, chunks, lambda: next(answered)))
+    replies = list(
+        scorer.score(key.public_keys(layout.public_keys), chunks, lambda: next(answered))
+    )
     scorer.close()
     assert len(replies) < layout.blocks // 8
 

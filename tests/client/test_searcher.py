@@ -111,7 +111,8 @@ def test_every_question_and_institution_has_its_own_key(served: list) -> None:
     class Watched(SealScheme):
         def keygen(self, preset):  # type: ignore[no-untyped-def]
             key = super().keygen(preset)
-            seeds.append(key.public_key.seed + key.public_key.c0.tobytes())
+            sample = key.public_keys(1)[0]
+            seeds.append(sample.seed + sample.c0.tobytes())
             return key
 
     with Searcher(Encoder(served), connected(served), Watched()) as searcher:

@@ -111,7 +111,7 @@ def test_hostile_questions_are_refused_with_their_reason(served: list) -> None:
     chunks = key.encrypt_query(described.layout.question_polynomials(one.embeddings[0]))
     from protocol.wire import score_request
 
-    good = score_request(described, key.public_key, chunks)
+    good = score_request(described, key.public_keys(described.layout.public_keys), chunks)
     assert raw.score(good)
 
     def broken(**changes: object) -> pb.ScoreRequest:
@@ -131,10 +131,10 @@ def test_hostile_questions_are_refused_with_their_reason(served: list) -> None:
     out_of_range.chunks[0].c0 = b"\xff" * len(out_of_range.chunks[0].c0)
     assert refused(raw.score, out_of_range) == malformed
     same_seed = broken()
-    same_seed.public_key.seed = same_seed.chunks[0].seed
+    same_seed.public_keys[0].seed = same_seed.chunks[0].seed
     assert refused(raw.score, same_seed) == malformed
     bad_seed = broken()
-    bad_seed.public_key.seed = b"short"
+    bad_seed.public_keys[0].seed = b"short"
     assert refused(raw.score, bad_seed) == malformed
     enormous = broken()
     enormous.chunks[0].c0 = bytes(8 << 20)

@@ -155,8 +155,8 @@ def test_byte_counts_are_those_of_what_is_sent(
     described = IndexDescription("museum", "0" * 16, 1, layout)
     key = InsecureTwin().keygen(preset)
     chunks = key.encrypt_query(layout.question_polynomials(vectors(1, dim, 0)[0]))
-    request = score_request(described, key.public_key, chunks)
-    sent = [request.public_key, *request.chunks]
+    request = score_request(described, key.public_keys(layout.public_keys), chunks)
+    sent = [*request.public_keys, *request.chunks]
     assert layout.upload_bytes == sum(len(one.c0) + len(one.seed) for one in sent)
     assert layout.upload_bytes <= request.ByteSize() <= layout.upload_bytes + 16 * (len(sent) + 4)
     c0 = np.zeros((layout.blocks, layout.block_items), np.uint32)

@@ -46,15 +46,17 @@ thorough = settings(deadline=None, max_examples=300)
 
 
 @cache
-def question(layout: Layout = LAYOUT) -> tuple[Seeded, list[Seeded]]:
+def question(layout: Layout = LAYOUT) -> tuple[list[Seeded], list[Seeded]]:
     key = InsecureTwin().keygen(layout.preset)
     vector = np.full(layout.dim, 0.9 / np.sqrt(layout.dim), np.float32)
-    return key.public_key, key.encrypt_query(layout.question_polynomials(vector))
+    return key.public_keys(layout.public_keys), key.encrypt_query(
+        layout.question_polynomials(vector)
+    )
 
 
 def request() -> pb.ScoreRequest:
-    public_key, chunks = question()
-    return score_request(SERVED, public_key, chunks)
+    public_keys, chunks = question()
+    return score_request(SERVED, public_keys, chunks)
 
 
 def scores(first: int = 0, blocks: int = 2, layout: Layout = LAYOUT) -> EncryptedScores:
@@ -120,11 +122,10 @@ def test_a_description_comes_back(
 @pytest.mark.parametrize(("dim", "width"), [(1, 1), (5, 4), (3, 128)])
 def test_a_question_comes_back(preset: Preset, dim: int, width: int) -> None:
     described = IndexDescription("museum", RELEASE, 7, Layout(preset, dim, width, 9))
-    public_key, chunks = question(described.layout)
-    sent = score_request(described, public_key, chunks).SerializeToString()
-    key, got = parse_score_request(pb.ScoreRequest.FromString(sent), described)
-    assert same(key, public_key)
-    assert len(got) == len(chunks)
+    public_keys, chunks = question(described.layout)
+    sent = score_request(described, public_keys, chunks).SerializeToString()
+    keys, got = parse_score_request(pb.ScoreRequest.FromString(sent), described)
+    assert all(same(a, b) for a, b in zip(keys, public_keys, strict=True))
     assert all(same(a, b) for a, b in zip(got, chunks, strict=True))
 
 
@@ -196,7 +197,7 @@ def test_a_wrong_description_is_refused(wrong: str) -> None:
 
 
 def swapped(message: pb.ScoreRequest) -> None:
-    message.chunks[1].seed = message.public_key.seed
+    message.chunks[1].seed = message.public_keys[0].seed
 
 
 REQUESTS: dict[str, tuple[Callable[[pb.ScoreRequest], object], type[ProtocolError]]] = {
@@ -209,7 +210,12 @@ REQUESTS: dict[str, tuple[Callable[[pb.ScoreRequest], object], type[ProtocolErro
     "no preset": (lambda m: m.ClearField("preset"), MalformedMessage),
     "another preset": (lambda m: setattr(m, "preset", "private"), MalformedMessage),
     "an unknown preset": (lambda m: setattr(m, "preset", "x" * 10**6), MalformedMessage),
-    "no public key": (lambda m: m.ClearField("public_key"), MalformedMessage),
+    "no public keys": (lambda m: m.ClearField("public_keys"), MalformedMessage),
+    "a public key too few": (lambda m: m.public_keys.pop(), MalformedMessage),
+    "a public key too many": (
+        lambda m: m.public_keys.add(c0=m.public_keys[0].c0, seed=b"s" * 64),
+        MalformedMessage,
+    ),
     "no chunks": (lambda m: m.ClearField("chunks"), MalformedMessage),
     "a chunk too few": (lambda m: m.chunks.pop(), MalformedMessage),
     "a chunk too many": (
@@ -247,7 +253,7 @@ CIPHERTEXTS: dict[str, Callable[[pb.SeededCiphertext], object]] = {
 def test_a_wrong_ciphertext_is_refused(where: str, wrong: str) -> None:
     message = request()
     ciphertexts = {
-        "public key": message.public_key,
+        "public key": message.public_keys[1],
         "first chunk": message.chunks[0],
         "last chunk": message.chunks[-1],
     }
@@ -391,7 +397,8 @@ def test_a_question_whose_chunks_are_empty_takes_no_memory() -> None:
     message = request()
     for chunk in message.chunks:
         chunk.c0 = b""
-    message.public_key.c0 = b""
+    for key in message.public_keys:
+        key.c0 = b""
     with at_most(100_000), pytest.raises(MalformedMessage):
         parse_score_request(message, SERVED)
 
@@ -407,12 +414,13 @@ def parsed_description(data: bytes) -> Any:
 
 
 def parsed_request(data: bytes) -> Any:
-    public_key, chunks = parse_score_request(pb.ScoreRequest.FromString(data), SERVED)
-    assert len({public_key.seed, *(chunk.seed for chunk in chunks)}) == LAYOUT.chunks + 1
-    for ciphertext in (public_key, *chunks):
+    public_keys, chunks = parse_score_request(pb.ScoreRequest.FromString(data), SERVED)
+    ciphertexts = [*public_keys, *chunks]
+    assert len({one.seed for one in ciphertexts}) == LAYOUT.chunks + LAYOUT.public_keys
+    for ciphertext in ciphertexts:
         assert len(ciphertext.seed) == 64
         assert (ciphertext.c0 < np.array(FAST.data_moduli)[:, None]).all()
-    return public_key, chunks
+    return public_keys, chunks
 
 
 def parsed_response(data: bytes) -> Any:

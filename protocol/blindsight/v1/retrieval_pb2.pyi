@@ -83,14 +83,14 @@ Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
 
 @_typing.final
 class ScoreRequest(_message.Message):
-    """ScoreRequest is one encrypted question: a public key and d1 ciphertexts, both seeded."""
+    """ScoreRequest is one encrypted question: public keys and d1 ciphertexts, all seeded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RELEASE_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     PRESET_FIELD_NUMBER: _builtins.int
-    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEYS_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
     release_id: _builtins.str
     """release_id is the release that embedded the question."""
@@ -99,8 +99,10 @@ class ScoreRequest(_message.Message):
     preset: _builtins.str
     """preset names the CKKS parameter set of the ciphertexts."""
     @_builtins.property
-    def public_key(self) -> Global___SeededCiphertext:
-        """public_key is an encryption of zero under the searcher's fresh key."""
+    def public_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeededCiphertext]:
+        """public_keys are encryptions of zero under the searcher's fresh key; how many follows from
+        the chunk width (docs/protocol.md section 6.3).
+        """
 
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeededCiphertext]:
@@ -112,12 +114,12 @@ class ScoreRequest(_message.Message):
         release_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
         preset: _builtins.str = ...,
-        public_key: Global___SeededCiphertext | None = ...,
+        public_keys: _abc.Iterable[Global___SeededCiphertext] | None = ...,
         chunks: _abc.Iterable[Global___SeededCiphertext] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["public_key", b"public_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "epoch", b"epoch", "preset", b"preset", "public_key", b"public_key", "release_id", b"release_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "epoch", b"epoch", "preset", b"preset", "public_keys", b"public_keys", "release_id", b"release_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
