@@ -76,7 +76,7 @@ def test_an_institution_on_another_release_costs_a_note(served: list) -> None:
     encoder.release_id = "f" * 16
     with (
         Searcher(encoder, connected(served)) as searcher,
-        pytest.raises(ServiceError, match="none of 3 institutions answered.*serves release"),
+        pytest.raises(ServiceError, match=r"none of 3 institutions answered.*serves release"),
     ):
         searcher.search("museum 3", 3)
     with Searcher(Encoder(served), connected(served)) as searcher:

@@ -172,7 +172,9 @@ def test_byte_counts_by_hand() -> None:
     layout = Layout(PRIVATE, 256, 8, 10_000)
     assert (layout.chunks, layout.block_items, layout.blocks) == (32, 512, 20)
     assert layout.ciphertext_lengths == [4096 * 27 // 8, 4096 * 27 // 8, 4096 * 26 // 8]
-    assert layout.upload_bytes == 33 * (4096 * 80 // 8 + 64)
+    # 2^80 / 2^59 leaves 21 bits a score, 1.7 ternary digits a coefficient: two keys and one.
+    assert layout.public_keys == 3
+    assert layout.upload_bytes == 35 * (4096 * 80 // 8 + 64)
     assert layout.download_bytes == 20 * (4096 + 512) * 27 // 8
 
 
