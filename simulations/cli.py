@@ -44,9 +44,11 @@ def simulate(
     partition: Annotated[
         str | None, typer.Option(help="site, iid or dirichlet:ALPHA. [default: site]")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of federated training.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds of federated training. [default: 6]")
+    ] = None,
     local_epochs: Annotated[
-        int | None, typer.Option(help="Passes over its own data an institution makes a round.")
+        int | None, typer.Option(help="Passes over its own data a round. [default: 4]")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="private or fast.")] = None,
     queries: Annotated[

@@ -18,7 +18,8 @@ class SimulationSettings(BaseSettings):
     """One simulated federation.
 
     ``data`` is a folder of captioned images (``metadata.jsonl`` beside them); without it
-    ``scenes`` captioned scenes are drawn. The same ``seed`` gives the same model, to the bit.
+    ``scenes`` captioned scenes are drawn. ``rounds`` and ``local_epochs`` of None leave the
+    training's own defaults. The same ``seed`` gives the same model, to the bit.
     """
 
     model_config = SettingsConfigDict(
@@ -34,8 +35,8 @@ class SimulationSettings(BaseSettings):
     limit: int | None = Field(default=None, ge=40)
     institutions: int | None = Field(default=None, ge=1, le=64)
     partition: str = "site"
-    rounds: int = Field(default=10, ge=1, le=10_000)
-    local_epochs: int = Field(default=2, ge=1, le=1000)
+    rounds: int | None = Field(default=None, ge=1, le=10_000)
+    local_epochs: int | None = Field(default=None, ge=1, le=1000)
     preset: Literal["private", "fast"] = "private"
     queries: int = Field(default=200, ge=1, le=10_000)
     baselines: bool = True

@@ -7,6 +7,7 @@ over mutual TLS, the searcher encrypts with SEAL. What is simulated is the dista
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from client.institution.embedding import embed_folder
@@ -46,15 +47,17 @@ def simulate(settings: SimulationSettings) -> Outcome:
         folder = settle_institutions(settings, out / "scenes", out / "institutions")
         _tell(folder.skipped)
     homes = {name: federation.institution(name) / "data" for name in federation.names}
-    training = TrainingSettings(
-        rounds=settings.rounds,
-        local_epochs=settings.local_epochs,
+    defaults = TrainingSettings()
+    training = replace(
+        defaults,
+        rounds=settings.rounds or defaults.rounds,
+        local_epochs=settings.local_epochs or defaults.local_epochs,
         seed=settings.seed,
         quorum=min(2, len(homes)),
     )
     with summary.timed("training"):
         run = _train(training, homes, federation.releases)
-        summary.add_training(run)
+        summary.add_training(training, run)
     with summary.timed("baselines"):
         baselines = _train_baselines(training, homes) if settings.baselines else None
     embedder = Embedder(federation.read_release())

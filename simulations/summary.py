@@ -16,6 +16,7 @@ from client.institution.index import Index
 from client.institution.pairs import Pair, Skip
 from client.searcher.remote import Traffic
 from protocol.files import write_atomically
+from protocol.model.settings import TrainingSettings
 from protocol.terminal import Outcome
 from simulations.comparison import Comparison
 from simulations.grid import FederatedRun
@@ -43,13 +44,16 @@ class Summary:
         yield
         self._seconds[phase] = time.perf_counter() - start
 
-    def add_training(self, run: FederatedRun) -> None:
+    def add_training(self, training: TrainingSettings, run: FederatedRun) -> None:
         """Add the rounds. A round's recall is of the model that came out of it."""
         after: list[Mapping[str, float | None]] = [
             {one.name: one.val_recall_at_10 for one in report.institutions}
             for report in run.reports[1:]
         ]
         after.append(run.recalls)
+        self._found["settings"] = self._settings.model_dump(mode="json") | {
+            name.replace("-", "_"): value for name, value in training.to_run_config().items()
+        }
         self._found["rounds"] = [
             {
                 "round": report.number,
@@ -135,15 +139,13 @@ class Summary:
     def finish(self, out: Path) -> Outcome:
         """Write ``summary.json`` and ``report.html`` into ``out``; return what to print."""
         self._seconds["total"] = time.perf_counter() - self._started
-        usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         full = {
             "title": self._title(),
             "command": self._command(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
-            "settings": self._settings.model_dump(mode="json"),
             "seconds": self._seconds,
-            "peak_memory_mb": usage * _KILOBYTE / 1e6,
+            "peak_memory_mb": self._peak_memory_mb(),
             "institutions": self._institutions,
             **self._found,
         }
@@ -159,6 +161,12 @@ class Summary:
         write_atomically(out / "summary.json", json.dumps(data, indent=2, allow_nan=False))
         write_report(report, full)
         return Outcome(self._text(report), data)
+
+    def _peak_memory_mb(self) -> float:
+        """An upper bound: this process at its peak, and each service as large as the largest."""
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        return (own + len(self._institutions) * largest) * _KILOBYTE / 1e6
 
     def _title(self) -> str:
         images = sum(one["indexed"] for one in self._institutions)

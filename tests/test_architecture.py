@@ -2,6 +2,10 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
+
+from protocol.model.settings import TrainingSettings
 
 
 def test_the_command_starts_without_the_heavy_packages() -> None:
@@ -12,3 +16,12 @@ def test_the_command_starts_without_the_heavy_packages() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_flower_app_has_the_defaults_of_training() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    config = project["tool"]["flwr"]["app"]["config"]
+    assert config.pop("releases") == "releases"
+    defaults = TrainingSettings().to_run_config()
+    del defaults["towers"]  # JSON text: whoever wants other towers gives them whole
+    assert config == defaults

@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import faiss
@@ -71,6 +72,10 @@ class Index:
             raise StorageError(f"there is no usable index in {root}: {error}", _REBUILD) from error
         self._folder = folder
 
+    @cached_property
+    def _store(self) -> faiss.Index:
+        return faiss.read_index(str(self._folder / "embeddings.faiss"))
+
     @property
     def packed(self) -> PackedIndex:
         """The packed form, mapped."""
@@ -81,16 +86,17 @@ class Index:
 
     def embeddings(self) -> NDArray[np.float32]:
         """Return the embeddings that FAISS holds, float32 [items, dim]."""
-        store = faiss.read_index(str(self._folder / "embeddings.faiss"))
-        rows: NDArray[np.float32] = store.reconstruct_n(0, store.ntotal)
-        return rows
+        return np.asarray(self._store.reconstruct_n(0, self.manifest.items), np.float32)
+
+    def embedding(self, position: int) -> NDArray[np.float32]:
+        """Return one embedding, float32 [dim]."""
+        return np.asarray(self._store.reconstruct(position), np.float32)
 
     def search(
         self, questions: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Search in plaintext through FAISS: scores and positions [m, k], best first."""
-        store = faiss.read_index(str(self._folder / "embeddings.faiss"))
-        scores, positions = store.search(questions, min(k, self.manifest.items))
+        scores, positions = self._store.search(questions, min(k, self.manifest.items))
         return scores, positions
 
     def items(self, positions: list[int]) -> list[Item]:

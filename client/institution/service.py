@@ -10,6 +10,7 @@ from types import FrameType
 import grpc
 
 from client.institution.index import Index
+from client.institution.selfcheck import self_check
 from client.institution.servicer import RetrievalServicer
 from client.institution.settings import ServiceSettings
 from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
@@ -28,6 +29,7 @@ class Service:
     def __init__(self, settings: ServiceSettings) -> None:
         """Open the index and bind the port; raise :class:`ServiceError` if it is taken."""
         index = Index(settings.index)
+        self_check(index)
         self._servicer = RetrievalServicer(settings, index)
         # A longer message is refused by gRPC before it is held in memory.
         layout = index.layout

@@ -1,6 +1,7 @@
 """The institution's service over a real socket and real mutual TLS."""
 
 import io
+import shutil
 from pathlib import Path
 
 import grpc
@@ -8,15 +9,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from client.institution.index import build_index
+from client.institution.pairs import Pair
 from client.institution.service import Service
 from client.searcher.ckks import SealScheme
 from client.searcher.remote import RemoteInstitution, Traffic
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
 from protocol.credentials import Credentials
-from protocol.errors import EpochMismatch, MalformedMessage, ReleaseMismatch, ServiceError
+from protocol.errors import (
+    EpochMismatch,
+    MalformedMessage,
+    ReleaseMismatch,
+    ServiceError,
+    StorageError,
+)
 from protocol.insecure_twin import InsecureTwin
 from protocol.scheme import Scheme
+from protocol.wire import score_request
 from simulations.authority import ThrowAwayAuthority
 
 RELEASE = "0123456789abcdef"
@@ -109,8 +119,6 @@ def test_hostile_questions_are_refused_with_their_reason(served: list) -> None:
     described = one.connect().describe(RELEASE)
     key = InsecureTwin().keygen(described.layout.preset)
     chunks = key.encrypt_query(described.layout.question_polynomials(one.embeddings[0]))
-    from protocol.wire import score_request
-
     good = score_request(described, key.public_keys(described.layout.public_keys), chunks)
     assert raw.score(good)
 
@@ -203,3 +211,17 @@ def test_an_answer_from_an_older_epoch_is_refused(served: list) -> None:
     with pytest.raises(EpochMismatch):
         remote.score(stale, one.embeddings[0], InsecureTwin(), Traffic())
     remote.close()
+
+
+def test_a_packed_index_of_other_embeddings_is_not_served(
+    institutions: list, tmp_path: Path
+) -> None:
+    one = institutions[0]
+    rows = one.embeddings.copy()
+    other = tmp_path / "index"
+    build_index(other, RELEASE, -rows, [Pair("a.png", ("a",))] * len(rows))
+    mixed = tmp_path / "mixed"
+    shutil.copytree(one.settings.index, mixed)
+    shutil.copy(other / "epoch-000001" / "packed.bin", mixed / "epoch-000001" / "packed.bin")
+    with pytest.raises(StorageError, match=r"scores -1\.0000 against itself, expected 1\.0000"):
+        Service(one.settings.model_copy(update={"index": mixed}))
