@@ -1,14 +1,18 @@
-"""Files that are whole or absent: written to a temporary name, synced, then renamed."""
+"""Files that are whole or absent: written to a temporary name, synced, then renamed.
+
+Also what is checked before a file is opened, and what a failed write is called.
+"""
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from protocol.errors import StorageError
+from protocol.errors import DataError, StorageError
 
 
 @contextmanager
@@ -57,14 +61,37 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def storage_error(path: Path | str, error: OSError) -> StorageError:
-    """Say what a failed write to ``path`` means and what to do."""
+@contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Turn an OSError from writing below ``where`` into a :class:`StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(where, error, "what was written is harmless") from error
+
+
+def check_file(path: Path, limit: int, hint: str) -> None:
+    """Look before opening: a pipe would block, a huge file would fill the memory.
+
+    Raises :class:`DataError` with ``hint`` for anything but a file of at most ``limit`` bytes,
+    OSError for one that is not there.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: expected a file, got a folder or a device", hint)
+    if status.st_size > limit:
+        raise DataError(f"{path}: expected at most {limit:,} bytes, got {status.st_size:,}", hint)
+
+
+def storage_error(path: Path | str, error: OSError, left: str | None = None) -> StorageError:
+    """Say what a failed write to ``path`` means, what it ``left`` there and what to do."""
+    message = f"{path} cannot be written: {error.strerror or error}"
+    hint = "Check its permissions, or choose another place."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(
-            f"no space left to write {path}",
-            f"Free some space or choose another place, then run the command again; {path} was "
-            "not changed.",
+        message = f"no space left to write {path}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = (
+            "Free some space or choose another place, then run the command again; "
+            f"{left or f'{path} was not changed'}."
         )
-    return StorageError(
-        f"{path} cannot be written: {error.strerror or error}", "Check its permissions."
-    )
+    return StorageError(message, hint)

@@ -9,7 +9,7 @@ from client.institution.pairs import Pair
 from client.searcher.searcher import Searcher
 
 EXAMPLES = 8
-PICTURES = 6
+PICTURES = 5
 
 
 def choose_sentences(pairs: Mapping[str, Sequence[Pair]], count: int, seed: int) -> list[str]:

@@ -16,15 +16,17 @@ makes variety and protects nothing.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from client.institution.pairs import METADATA, Pair, write_pairs, writing
+from client.institution.pairs import METADATA, Pair, write_pairs
 from protocol.errors import UsageError
+from protocol.files import writing
+from simulations.captions import Group, Scene, Speaker, Taste
 
 Array = npt.NDArray[np.float64]
 
@@ -52,44 +54,6 @@ BACKGROUNDS = {
     "pale green": (208, 240, 212),
     "charcoal": (48, 50, 58),
 }
-# The words for each thing. Every word names one thing only, so that a caption stays true.
-WORDS = {
-    "circle": ("circle", "disc", "dot"),
-    "square": ("square", "box"),
-    "triangle": ("triangle", "wedge"),
-    "star": ("star", "five-pointed star"),
-    "cross": ("cross", "plus sign"),
-    "ring": ("ring", "hoop"),
-    "heart": ("heart", "love heart"),
-    "crescent": ("crescent", "half-moon"),
-    "arrow": ("arrow", "pointer"),
-    "hexagon": ("hexagon", "six-sided shape"),
-    "red": ("red", "crimson", "scarlet"),
-    "orange": ("orange", "tangerine"),
-    "yellow": ("yellow", "golden"),
-    "green": ("green", "emerald"),
-    "teal": ("teal", "turquoise"),
-    "blue": ("blue", "cobalt"),
-    "purple": ("purple", "violet"),
-    "pink": ("pink", "rose"),
-    "brown": ("brown", "chestnut"),
-    "white": ("white", "snow-white"),
-    "cream": ("cream", "ivory"),
-    "grey": ("grey", "gray"),
-    "pale blue": ("pale blue", "light blue"),
-    "pale green": ("pale green", "mint"),
-    "charcoal": ("charcoal", "dark grey"),
-    "small": ("small", "little", "tiny"),
-    "large": ("large", "big", "huge"),
-}
-NUMBERS = ("", "one", "two", "three", "four")
-PLACES = (
-    ("in the top left", "at the top", "in the top right"),
-    ("on the left", "in the middle", "on the right"),
-    ("in the bottom left", "at the bottom", "in the bottom right"),
-)
-ROWS = ("in the top row", "in the middle row", "in the bottom row")
-COLUMNS = ("in the left column", "in the middle column", "in the right column")
 # How many of each: (2, 1) is two alike and another one.
 PATTERNS = (
     (1,), (2,), (3,), (4,), (1, 1), (2, 1), (3, 1), (2, 2), (1, 1, 1), (2, 1, 1), (1, 1, 1, 1),
@@ -138,24 +102,6 @@ SHAPES: dict[str, Array] = {
     ),
     "hexagon": _regular(6, 0),
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Shapes that are alike, one in each cell (row * 3 + column) of the grid."""
-
-    shape: str
-    colour: str
-    size: str
-    cells: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What is on a picture. No two groups share both shape and colour."""
-
-    background: str
-    groups: tuple[Group, ...]
 
 
 def write_scenes(
@@ -209,7 +155,8 @@ class _Maker:
     def __init__(self, site: str, count: int, rng: np.random.Generator) -> None:
         self.site = site
         self.rng = rng
-        self.tastes: dict[object, Array] = {}
+        self.taste = Taste(rng)
+        self.speaker = Speaker(self.taste)
         order = rng.permutation(count) / count
         self.splits = ["train", "val", "test"], np.searchsorted(SPLIT_SHARES, order, "right")
         self.earlier: dict[str, list[Scene]] = {"train": [], "val": [], "test": []}
@@ -225,32 +172,12 @@ class _Maker:
         else:
             scene = self.scene()
         earlier.append(scene)
-        manners = (self.terse, self.sentence, self.relation, self.keywords, self.salient)
-        chosen = self.rng.choice(
-            len(manners), 2 + int(self.rng.integers(2)), replace=False, p=self.taste("manners", 5)
-        )
-        captions = tuple(manners[index](scene) for index in chosen)
+        captions = self.speaker.captions(scene)
         return Pair(file_name, captions, split, self.site), self.draw(scene)
 
-    def taste(self, about: object, options: int) -> Array:
-        """The site's odds for ``options`` things: partial to a few, closed to none."""
-        if about not in self.tastes:
-            odds = self.rng.dirichlet(np.full(options, 0.4))
-            self.tastes[about] = 0.8 * odds + 0.2 / options
-        return self.tastes[about]
-
-    def pick(self, about: str, options: Sequence[str]) -> str:
-        return options[int(self.rng.choice(len(options), p=self.taste(about, len(options))))]
-
-    def word(self, thing: str) -> str:
-        return self.pick(thing, WORDS[thing])
-
-    # --- scenes
-
     def scene(self) -> Scene:
-        pattern = PATTERNS[
-            int(self.rng.choice(len(PATTERNS), p=self.taste("pattern", len(PATTERNS))))
-        ]
+        odds = self.taste.odds("pattern", len(PATTERNS))
+        pattern = PATTERNS[int(self.rng.choice(len(PATTERNS), p=odds))]
         cells = [int(cell) for cell in self.rng.permutation(9)]
         groups: list[Group] = []
         for number in pattern:
@@ -259,13 +186,13 @@ class _Maker:
             while _clash(group, groups):
                 group = self.group(mine)
             groups.append(group)
-        return Scene(self.pick("background", tuple(BACKGROUNDS)), tuple(groups))
+        return Scene(self.taste.pick("background", tuple(BACKGROUNDS)), tuple(groups))
 
     def group(self, cells: tuple[int, ...]) -> Group:
         return Group(
-            self.pick("shape", tuple(SHAPES)),
-            self.pick("colour", tuple(COLOURS)),
-            self.pick("size", tuple(RADII)),
+            self.taste.pick("shape", tuple(SHAPES)),
+            self.taste.pick("colour", tuple(COLOURS)),
+            self.taste.pick("size", tuple(RADII)),
             cells,
         )
 
@@ -308,57 +235,6 @@ class _Maker:
                 pen.polygon(outline.ravel().tolist(), fill=fill, outline=fill)
         return image.reduce(fine)
 
-    # --- captions
-
-    def phrase(self, group: Group, size: bool = True) -> str:
-        """As in "a small red circle" or "two discs"."""
-        number = len(group.cells)
-        shape = self.word(group.shape)
-        if number > 1:
-            shape += "es" if shape[-1] in "sx" else "s"
-        words = [self.word(group.size)] * size + [self.word(group.colour), shape]
-        article = "an" if words[0][0] in "aeiou" else "a"
-        return " ".join([article if number == 1 else NUMBERS[number], *words])
-
-    def terse(self, scene: Scene) -> str:
-        said = " and ".join(self.phrase(group) for group in scene.groups)
-        return f"{said} on {self.word(scene.background)}" if len(scene.groups) == 1 else said
-
-    def sentence(self, scene: Scene) -> str:
-        parts = [_join(self.phrase(group), _place(group)) for group in scene.groups]
-        listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-        background = self.word(scene.background)
-        article = "an" if background[0] in "aeiou" else "a"
-        opening = self.pick("opening", ("This picture shows", "Here we see", "The image contains"))
-        return f"{opening} {listed}, on {article} {background} background."
-
-    def relation(self, scene: Scene) -> str:
-        order = self.rng.permutation(len(scene.groups))
-        first = scene.groups[order[0]]
-        size = bool(self.rng.random() < 0.7)
-        for index in order[1:]:
-            if where := _relation(first, scene.groups[index]):
-                return _join(
-                    self.phrase(first, size), where, self.phrase(scene.groups[index], size)
-                )
-        background = self.word(scene.background)
-        return _join(self.phrase(first), _place(first), f"against {background}")
-
-    def keywords(self, scene: Scene) -> str:
-        tags = []
-        for group in scene.groups:
-            tag = f"{self.word(group.shape)} {self.word(group.colour)} {self.word(group.size)}"
-            tags.append(tag if len(group.cells) == 1 else f"{tag} x{len(group.cells)}")
-        return ", ".join([*tags, self.word(scene.background)])
-
-    def salient(self, scene: Scene) -> str:
-        """Only the group that covers most, and where it is."""
-        group = max(scene.groups, key=lambda group: (group.size == "large", len(group.cells)))
-        opening = self.pick("salient", ("mostly", "mainly", "chiefly"))
-        return _join(
-            opening, self.phrase(group), _place(group), f"on {self.word(scene.background)}"
-        )
-
 
 def _clash(group: Group, others: Sequence[Group]) -> bool:
     return any((group.shape, group.colour) == (other.shape, other.colour) for other in others)
@@ -366,31 +242,3 @@ def _clash(group: Group, others: Sequence[Group]) -> bool:
 
 def _rgb(colours: dict[str, tuple[int, int, int]], name: str, lighter: int) -> tuple[int, ...]:
     return tuple(min(255, max(0, value + lighter)) for value in colours[name])
-
-
-def _join(*words: str) -> str:
-    return " ".join(filter(None, words))
-
-
-def _place(group: Group) -> str:
-    """Where a group is, if a few words can say it."""
-    rows = {cell // 3 for cell in group.cells}
-    columns = {cell % 3 for cell in group.cells}
-    if len(rows) == 1:
-        row = rows.pop()
-        return PLACES[row][columns.pop()] if len(group.cells) == 1 else ROWS[row]
-    return COLUMNS[columns.pop()] if len(columns) == 1 else ""
-
-
-def _relation(first: Group, second: Group) -> str:
-    """How all of ``first`` lies to all of ``second``, by the wider gap; empty when mixed."""
-    row, row2 = [cell // 3 for cell in first.cells], [cell // 3 for cell in second.cells]
-    column, column2 = [cell % 3 for cell in first.cells], [cell % 3 for cell in second.cells]
-    gaps = {
-        "to the left of": min(column2) - max(column),
-        "to the right of": min(column) - max(column2),
-        "above": min(row2) - max(row),
-        "below": min(row) - max(row2),
-    }
-    widest = max(gaps, key=lambda where: gaps[where])
-    return widest if gaps[widest] > 0 else ""

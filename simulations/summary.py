@@ -103,6 +103,7 @@ class Summary:
             phase: fmean(comparison.median(_milliseconds(phase)).values())
             for phase in ("keygen", "encrypt", "answer", "decrypt")
         }
+        answers = comparison.median(_milliseconds("answer"))
         ms = comparison.median(lambda one: sum(one.milliseconds.values()))
         self._found["encrypted"] = {
             "preset": preset.name,
@@ -126,6 +127,7 @@ class Summary:
                     "items": index.layout.items,
                     "upload_bytes": up[name],
                     "download_bytes": down[name],
+                    "answer_ms": answers[name],
                     "query_ms": ms[name],
                 }
                 for name, index in indexes.items()

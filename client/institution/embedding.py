@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from client.institution.images import load_pixels
 from client.institution.index import Index, build_index
-from client.institution.pairs import Pair, Skip, load_pixels, read_pairs
+from client.institution.pairs import Pair, Skip, read_pairs
 from protocol.model.embedder import Embedder
 from protocol.params import PRIVATE, Preset
 

@@ -6,45 +6,30 @@ A line of ``metadata.jsonl`` (UTF-8) describes one image, in the imagefolder con
 
 ``caption`` or ``text`` (one string) may stand for ``captions``; ``split`` and ``site`` may be
 missing; unknown keys are ignored. The folder may come from somebody else, so nothing in it is
-trusted: sizes are checked before anything is read, names stay inside the folder, and an image
-is measured from its header before a pixel is decoded. What is merely unusable (a missing
-image, an empty caption) is skipped, counted and reported; what is broken ends the read, for
-silently training on half of the data would be worse.
+trusted: sizes are checked before anything is read, and names stay inside the folder. What is
+merely unusable (a missing image, an empty caption) is skipped, counted and reported; what is
+broken ends the read, for silently training on half of the data would be worse.
 """
 
-import errno
 import filecmp
 import hashlib
 import json
 import os
 import shutil
 import stat
-import tempfile
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps
-
-from protocol.errors import DataError, StorageError
+from protocol.errors import DataError
+from protocol.files import check_file, replace_atomically, writing
 
 METADATA = "metadata.jsonl"
 METADATA_BYTES = 512 << 20
 LINE_BYTES = 1 << 20
 SITE_LETTERS = 100
-IMAGE_BYTES = 64 << 20
-IMAGE_PIXELS = 40_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 SPLITS = ("train", "val", "test")
-
-# Pillow's own alarm for decompression bombs must stop the read, not scroll past.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,57 +129,6 @@ def read_pairs(root: Path) -> PairFolder:
     return PairFolder(root, tuple(pairs.values()), tuple(skipped))
 
 
-def load_image(path: Path, size: int | None = None) -> Image.Image:
-    """The image as RGB, upright by its EXIF, transparency laid over white.
-
-    With ``size`` it is squeezed to ``size x size`` pixels. Raises DataError for a file that is
-    missing, larger than IMAGE_BYTES or IMAGE_PIXELS, of another format, or damaged.
-    """
-    try:
-        _check_file(path, IMAGE_BYTES, "store the image smaller, as JPEG or PNG")
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > IMAGE_PIXELS:
-                raise _bomb(path, f"{width} x {height}")
-            return _upright_rgb(image, size)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _bomb(path, str(error)) from error
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"no such image: {path}", "correct metadata.jsonl, or add it") from error
-    except Exception as error:  # a decoder that is fed foreign bytes may raise nearly anything
-        raise DataError(
-            f"{path}: cannot be read as an image ({type(error).__name__}: {error})",
-            f"replace it by an undamaged file, one of {', '.join(FORMATS)}",
-        ) from error
-
-
-def load_pixels(
-    folder: PairFolder, pairs: Sequence[Pair], size: int
-) -> tuple[npt.NDArray[np.uint8], list[int], tuple[Skip, ...]]:
-    """Decodes the images of ``pairs``, several at a time.
-
-    Returns uint8 pixels [n, 3, size, size], the n indices into ``pairs`` that they belong to
-    (ascending), and a Skip for each image that could not be read. n may be 0.
-    """
-    pixels = np.empty((len(pairs), 3, size, size), np.uint8)
-
-    def fill(index: int) -> Skip | None:
-        try:
-            image = load_image(folder.path(pairs[index]), size)
-        except DataError as error:
-            return Skip(pairs[index].file_name, error.message)
-        pixels[index] = np.asarray(image).transpose(2, 0, 1)
-        return None
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        outcomes = list(pool.map(fill, range(len(pairs))))
-    kept = [index for index, skip in enumerate(outcomes) if skip is None]
-    skips = tuple(skip for skip in outcomes if skip is not None)
-    return (pixels[kept] if skips else pixels), kept, skips
-
-
 def write_pairs(root: Path, pairs: Iterable[Pair], copy_from: Path | None) -> None:
     """Writes ``root/metadata.jsonl`` in one step, after the images that it names.
 
@@ -208,37 +142,14 @@ def write_pairs(root: Path, pairs: Iterable[Pair], copy_from: Path | None) -> No
         if copy_from is not None:
             for pair in chosen:
                 _place(pair.file_name, copy_from, root)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{METADATA}.", dir=root)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.writelines(_line(pair) for pair in chosen)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(root / METADATA)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(where: Path) -> Iterator[None]:
-    """Turns an OSError from writing below ``where`` into a StorageError with a hint."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise StorageError(
-            f"cannot write below {where}: {error.strerror or error}",
-            "free some space or choose another disk, then repeat; what was written is harmless"
-            if full
-            else "choose a folder that you may write to",
-        ) from error
+        with replace_atomically(root / METADATA) as file:
+            file.writelines(_line(pair) for pair in chosen)
 
 
 def _lines(metadata: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines that are not blank; no more than the bounds is ever in memory."""
     try:
-        _check_file(metadata, METADATA_BYTES, "split the data among several folders")
+        check_file(metadata, METADATA_BYTES, "split the data among several folders")
         with metadata.open("rb") as file:
             number = 0
             while line := file.readline(LINE_BYTES + 1):
@@ -360,43 +271,12 @@ def _wrong(where: str, expected: str, got: object) -> DataError:
     )
 
 
-def _bomb(path: Path, got: str) -> DataError:
-    return DataError(
-        f"{path}: expected at most {IMAGE_PIXELS:,} pixels, got {got}", "scale the image down"
-    )
-
-
-def _check_file(path: Path, limit: int, hint: str) -> None:
-    """Before opening: a pipe would block, a huge file would fill the memory."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path}: expected a file, got a folder or a device", hint)
-    if status.st_size > limit:
-        raise DataError(f"{path}: expected at most {limit:,} bytes, got {status.st_size:,}", hint)
-
-
-def _upright_rgb(image: Image.Image, size: int | None) -> Image.Image:
-    if size is not None:
-        image.draft(None, (2 * size, 2 * size))  # a JPEG is then decoded at a fraction
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I;16"):  # scanners; convert() would clip all but the darkest
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        above = image.convert("RGBA")
-        image = Image.new("RGBA", above.size, "white")
-        image.alpha_composite(above)
-    rgb = image.convert("RGB")
-    if size is None:
-        return rgb
-    return rgb.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2)
-
-
-def _line(pair: Pair) -> str:
+def _line(pair: Pair) -> bytes:
     fields: dict[str, Any] = {"file_name": pair.file_name, "captions": list(pair.captions)}
     fields["split"] = pair.split
     if pair.site is not None:
         fields["site"] = pair.site
-    return json.dumps(fields, ensure_ascii=False) + "\n"
+    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 
 
 def _place(file_name: str, copy_from: Path, root: Path) -> None:

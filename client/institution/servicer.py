@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import grpc
 
+from client.institution.images import load_image
 from client.institution.index import Index
-from client.institution.pairs import load_image
 from client.institution.scorer import Scorer
 from client.institution.settings import ServiceSettings
 from protocol import wire

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.institution.pairs import PairFolder, load_pixels
+from client.institution.images import load_pixels
+from client.institution.pairs import PairFolder
 from protocol.errors import TrainingError
 from protocol.model.loss import info_nce, shared
 from protocol.model.settings import TrainingSettings

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from protocol.errors import MalformedMessage, StorageError
+from protocol.files import sync_folder
 from protocol.model.towers import TowerSettings, TwoTowers
 
 FORMAT = 1
@@ -104,9 +105,9 @@ def write_release(root: Path, model: TwoTowers, metrics: Mapping[str, float]) ->
             _write(temporary / MODEL, weights)
             _write(temporary / MANIFEST, text.encode())
             temporary.chmod(0o755)
-            _sync(temporary)
+            sync_folder(temporary)
             temporary.rename(path)
-            _sync(root)
+            sync_folder(root)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -203,15 +204,6 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Makes the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _damaged(path: Path, why: str) -> StorageError:

@@ -13,19 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from client.institution import images
 from client.institution import pairs as module
+from client.institution.images import load_image, load_pixels
 from client.institution.pairs import (
     METADATA,
     Pair,
     PairFolder,
     default_split,
-    load_image,
-    load_pixels,
     read_pairs,
     write_pairs,
-    writing,
 )
 from protocol.errors import DataError, StorageError
+from protocol.files import writing
 
 
 def picture(path: Path, colour: str = "red", size: tuple[int, int] = (8, 8)) -> None:
@@ -308,7 +308,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a file, got a folder"):
         load_image(tmp_path)
     with (tmp_path / "a.png").open("ab") as file:
-        file.truncate(module.IMAGE_BYTES + 1)
+        file.truncate(images.IMAGE_BYTES + 1)
     with pytest.raises(DataError, match="expected at most 67,108,864 bytes"):
         load_image(tmp_path / "a.png")
 
@@ -378,11 +378,11 @@ def test_writing_destroys_nothing(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_says_so(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="No space left") as caught, writing(tmp_path):
+    with pytest.raises(StorageError, match="no space left") as caught, writing(tmp_path):
         Path("/dev/full").write_text("x")
-    assert "free some space" in caught.value.hint
+    assert "Free some space" in caught.value.hint
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match="cannot write below"):
+    with pytest.raises(StorageError, match="file cannot be written"):
         write_pairs(tmp_path / "file", [], None)
 
 
@@ -404,6 +404,6 @@ def test_a_write_that_fails_leaves_the_old_metadata(root: Path) -> None:
         check=True,
         cwd=Path(module.__file__).parents[2],
     )
-    assert "free some space" in done.stdout
+    assert "Free some space" in done.stdout
     assert (root / METADATA).read_bytes() == before
     assert sorted(path.name for path in root.iterdir()) == ["images", METADATA]

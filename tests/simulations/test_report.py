@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from simulations.report import page
+from protocol.errors import StorageError
+from simulations.report import figures
 from simulations.report.charts import Bar, Series, bar_chart, finite, line_chart, ticks
 from simulations.report.page import render, write_report
 
@@ -148,7 +149,7 @@ def test_the_figures_come_from_the_summary() -> None:
     assert "under encryption 99.8 % of the first ten stay the same" in text
     assert "41.0 ms" in text
     assert "1.6 MB" in text
-    assert "3,196" in text  # 3,200 pictures held, four of them shown
+    assert "3,200" in text and "shown here: 4 released thumbnails" in text
     assert "23.4 points above the best institution alone (newsroom)" in text
     assert "1.9 points below a model trained on the pooled data" in text
     assert "3.1 \u00d7 10⁻⁶" in text
@@ -274,7 +275,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="disk full"):
         write_report(path, {})
     assert path.read_text("utf-8") == before
     assert list(path.parent.iterdir()) == [path]
@@ -282,7 +283,9 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_missing_value_breaks_its_line_only() -> None:
     points: list[tuple[float, object]] = [(1, 0.1), (2, math.nan), (3, 0.3), (4, None), (5, 0.5)]
-    chart = line_chart("t", [Series("a", points), Series("b", [(1, 0.2), (5, 0.4)])], page.percent)
+    chart = line_chart(
+        "t", [Series("a", points), Series("b", [(1, 0.2), (5, 0.4)])], figures.percent
+    )
     assert chart.count("<polyline") == 4
     assert chart.count('<circle class="dot') == 5
     assert "a ends at 50.0\u202f%" in chart
@@ -290,12 +293,12 @@ def test_a_missing_value_breaks_its_line_only() -> None:
 
 def test_long_lines_lose_their_dots_but_lone_points_do_not() -> None:
     points: list[tuple[float, object]] = [(i, None if i == 1 else 0.5) for i in range(60)]
-    assert line_chart("t", [Series("a", points)], page.percent).count('<circle class="dot') == 1
+    assert line_chart("t", [Series("a", points)], figures.percent).count('<circle class="dot') == 1
 
 
 def test_charts_without_values_say_so() -> None:
-    assert "no values" in line_chart("t", [Series("a", [(1, None)])], page.number)
-    assert "no values" in bar_chart("t", [Bar("a", math.nan)], page.number)
+    assert "no values" in line_chart("t", [Series("a", [(1, None)])], figures.number)
+    assert "no values" in bar_chart("t", [Bar("a", math.nan)], figures.number)
 
 
 @pytest.mark.parametrize(
@@ -307,35 +310,35 @@ def test_ticks_enclose_the_values(values: tuple[float, float]) -> None:
     assert found[-1] >= values[1] - 1e-12
     assert 2 <= len(found) <= 8
     assert found == sorted(set(found))
-    line_chart("t", [Series("a", list(enumerate(values)))], page.number)
+    line_chart("t", [Series("a", list(enumerate(values)))], figures.number)
 
 
 @pytest.mark.parametrize(
     ("show", "value", "expected"),
     [
-        (page.size, 999, "999 B"),
-        (page.size, 1_200_000, "1.2 MB"),
-        (page.size, 999_999, "1.0 MB"),
-        (page.size, 65_500, "65.5 kB"),
-        (page.size, 3e15, "3,000.0 TB"),
-        (page.percent, 0.998, "99.8 %"),
-        (page.percent, 0.9996, "99.96 %"),
-        (page.percent, 0.99999, ">99.9 %"),
-        (page.percent, 1, "100 %"),
-        (page.percent, 0.0001, "<0.1 %"),
-        (page.percent, 0, "0 %"),
-        (page.milliseconds, 41, "41.0 ms"),
-        (page.milliseconds, 12_000, "12.0 s"),
-        (page.duration, 106.7, "1 min 47 s"),
-        (page.duration, 59.97, "1 min 0 s"),
-        (page.number, 3200, "3,200"),
-        (page.number, 240.5, "240.5"),
-        (page.number, 1500.2, "1,500"),
-        (page.tiny, 9e-7, "9.0 \u00d7 10⁻⁷"),
-        (page.tiny, 0, "0"),
-        (page.plain, [27, 27, 26], "27, 27, 26"),
-        (page.plain, True, "yes"),
-        (page.when, "yesterday", "yesterday"),
+        (figures.size, 999, "999 B"),
+        (figures.size, 1_200_000, "1.2 MB"),
+        (figures.size, 999_999, "1.0 MB"),
+        (figures.size, 65_500, "65.5 kB"),
+        (figures.size, 3e15, "3,000.0 TB"),
+        (figures.percent, 0.998, "99.8 %"),
+        (figures.percent, 0.9996, "99.96 %"),
+        (figures.percent, 0.99999, ">99.9 %"),
+        (figures.percent, 1, "100 %"),
+        (figures.percent, 0.0001, "<0.1 %"),
+        (figures.percent, 0, "0 %"),
+        (figures.milliseconds, 41, "41.0 ms"),
+        (figures.milliseconds, 12_000, "12.0 s"),
+        (figures.duration, 106.7, "1 min 47 s"),
+        (figures.duration, 59.97, "1 min 0 s"),
+        (figures.number, 3200, "3,200"),
+        (figures.number, 240.5, "240.5"),
+        (figures.number, 1500.2, "1,500"),
+        (figures.tiny, 9e-7, "9.0 \u00d7 10⁻⁷"),
+        (figures.tiny, 0, "0"),
+        (figures.plain, [27, 27, 26], "27, 27, 26"),
+        (figures.plain, True, "yes"),
+        (figures.when, "yesterday", "yesterday"),
     ],
 )
 def test_figures_read_well(show: Any, value: object, expected: str) -> None:
@@ -344,7 +347,15 @@ def test_figures_read_well(show: Any, value: object, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "show",
-    [page.number, page.percent, page.milliseconds, page.duration, page.size, page.score, page.tiny],
+    [
+        figures.number,
+        figures.percent,
+        figures.milliseconds,
+        figures.duration,
+        figures.size,
+        figures.score,
+        figures.tiny,
+    ],
 )
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "12", True, object()])
 def test_what_is_no_number_is_a_dash(show: Any, value: object) -> None:
@@ -354,9 +365,9 @@ def test_what_is_no_number_is_a_dash(show: Any, value: object) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_pictures_are_told_by_their_bytes(kind: str) -> None:
-    assert str(page.picture(thumbnail(1, kind))).startswith(f"data:image/{kind.lower()};base64,")
+    assert str(figures.picture(thumbnail(1, kind))).startswith(f"data:image/{kind.lower()};base64,")
 
 
 @pytest.mark.parametrize("data", [None, b"", b"<svg onload='a()'>", "text", b"GIF89a"])
 def test_anything_else_is_no_picture(data: object) -> None:
-    assert page.picture(data) is None
+    assert figures.picture(data) is None

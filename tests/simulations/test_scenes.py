@@ -4,9 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.institution.pairs import Pair, PairFolder, load_image, read_pairs
+from client.institution.images import load_image
+from client.institution.pairs import Pair, PairFolder, read_pairs
 from protocol.errors import StorageError, UsageError
-from simulations.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, WORDS, write_scenes
+from simulations.captions import PLACES, WORDS
+from simulations.scenes import BACKGROUNDS, COLOURS, SHAPES, write_scenes
 
 NUMBERS = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4}
 COLOUR_OF = {word: colour for colour in COLOURS for word in WORDS[colour]}
@@ -162,5 +164,5 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"already holds metadata.jsonl"):
         write_scenes(tmp_path / "once", 1, 1, 0)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot write below"):
+    with pytest.raises(StorageError, match="file cannot be written"):
         write_scenes(tmp_path / "file", 1, 1, 0)
