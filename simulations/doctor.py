@@ -97,7 +97,7 @@ def _processor() -> list[Check]:
 def _encryption() -> list[Check]:
     """Encrypt, score and decrypt a known question; compare with the exact inner products."""
     from client.institution.packed import tile_width, tiled
-    from client.institution.scorer import Question
+    from client.institution.question import Question
     from client.searcher.ckks import SealScheme
     from protocol.packing import Layout
     from protocol.params import PRESETS

@@ -7,7 +7,7 @@ the first searcher does not wait for that.
 import numpy as np
 
 from client.institution.index import Index
-from client.institution.scorer import Question
+from client.institution.question import Question
 from protocol.errors import StorageError
 from protocol.insecure_twin import InsecureTwin
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from client.institution.kernels import rerandomise
 from client.institution.packed import PackedIndex, write_packed
+from client.institution.question import Question
 from client.institution.randomness import Mask, Stream
-from client.institution.scorer import Question
 from client.searcher.ckks import SealScheme
 from protocol.packing import Layout
 from protocol.params import PRIVATE

@@ -12,7 +12,8 @@ import tenseal.sealapi as seal
 from numpy.typing import NDArray
 
 from client.institution.packed import PackedIndex, write_packed
-from client.institution.scorer import Question, Scorer
+from client.institution.question import Question
+from client.institution.scorer import Scorer
 from client.searcher.ckks import (
     _CIPHERTEXT,
     _PLAINTEXT,
