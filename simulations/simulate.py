@@ -73,6 +73,7 @@ def simulate(settings: SimulationSettings) -> Outcome:
         with progress("searching, encrypted", len(sentences)) as show:
             comparison = compare(searcher, indexes, embedder.texts(sentences), show)
         summary.add_search(comparison, indexes)
+        summary.add_memory()
         summary.add_examples(find_examples(searcher, sentences, pairs))
     return summary.finish(out)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import psutil
+
 from client.institution.index import Index
 from client.institution.pairs import Pair, Skip
 from client.searcher.remote import Traffic
@@ -134,6 +136,12 @@ class Summary:
             ],
         }
 
+    def add_memory(self) -> None:
+        """Add the peaks of this process and of the services that still run, summed."""
+        peaks = [_peak_kilobytes(one.pid) for one in psutil.Process().children()]
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._found["peak_memory_mb"] = (own + sum(peaks)) * _KILOBYTE / 1e6
+
     def add_examples(self, examples: list[dict[str, Any]]) -> None:
         """Add example searches with their pictures; these go into the report alone."""
         self._found["examples"] = examples
@@ -147,7 +155,6 @@ class Summary:
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
             "seconds": self._seconds,
-            "peak_memory_mb": self._peak_memory_mb(),
             "institutions": self._institutions,
             **self._found,
         }
@@ -163,12 +170,6 @@ class Summary:
         write_atomically(out / "summary.json", json.dumps(data, indent=2, allow_nan=False))
         write_report(report, full)
         return Outcome(self._text(report), data)
-
-    def _peak_memory_mb(self) -> float:
-        """An upper bound: this process at its peak, and each service as large as the largest."""
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        return (own + len(self._institutions) * largest) * _KILOBYTE / 1e6
 
     def _title(self) -> str:
         images = sum(one["indexed"] for one in self._institutions)
@@ -216,6 +217,11 @@ class Summary:
             f"report: {report}",
         ]
         return "\n".join(lines)
+
+
+def _peak_kilobytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def _milliseconds(phase: str) -> Callable[[Traffic], float]:
