@@ -51,7 +51,12 @@ def large_figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if picture(result.get("thumbnail"))
     }
     return [
-        ("Right picture in the first ten", percent(federated), f"by chance {percent(chance)}"),
+        (
+            "Right picture in the first ten",
+            percent(federated),
+            f"of {number(_at(summary, 'retrieval', 'gallery'))} test pictures; "
+            f"by chance {percent(chance)}",
+        ),
         (
             "Encrypted top ten = plaintext",
             percent(encrypted.get("overlap_at_10")),
