@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -43,6 +43,12 @@ class SimulationSettings(BaseSettings):
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     out: Path = Path("runs/latest")
 
+    @model_validator(mode="after")
+    def _one_source(self) -> "SimulationSettings":
+        if self.data is not None and "scenes" in self.model_fields_set:
+            raise ValueError("either a data folder or a number of scenes, not both")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -64,8 +70,9 @@ class SimulationSettings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = "-".join(str(part) for part in first["loc"]).replace("_", "-")
+            what = f"setting {name}: {first['msg']}, got {first['input']!r:.80}"
             raise UsageError(
-                f"setting {name}: {first['msg']}, got {first['input']!r:.80}",
+                what if name else first["msg"].removeprefix("Value error, "),
                 "See blindsight simulate --help; settings also come from BLINDSIGHT_SIMULATE_* "
                 "in the environment and from [simulate] in blindsight.toml.",
             ) from error

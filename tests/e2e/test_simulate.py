@@ -156,6 +156,7 @@ def test_a_folder_that_cannot_be_used_ends_with_one_message(
         (["--partition", "fair"], "site"),
         (["--partition", "site", "--institutions", "2", "--data", "SCENES"], "2"),
         (["--rounds", "0"], "rounds"),
+        (["--scenes", "50", "--data", "SCENES"], "not both"),
         (["--preset", "quick"], "'private' or 'fast'"),
         (["--data", "SCENES", "--partition", "iid"], "institutions"),
         (["--partition", "dirichlet:0.01", "--data", "SCENES", "--institutions", "60"], "pair"),
