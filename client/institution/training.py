@@ -8,6 +8,7 @@ same inputs give the same bits.
 import math
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,19 @@ def read_split(folder: PairFolder, split: str, image_size: int) -> tuple[Trainin
     return TrainingSet(pixels, captions), len(folder.skipped) + len(skips)
 
 
+@contextmanager
+def _denormals_are_zero() -> Iterator[None]:
+    """The moments of words that never come decay to denormal numbers, which processors handle a
+    hundred times slower than zero. A mode of the calling thread, so it is given back.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@_denormals_are_zero()
 def train_epochs(
     model: TwoTowers,
     data: TrainingSet,
@@ -95,9 +109,6 @@ def train_epochs(
     """
     if len(data) < 2:
         raise TrainingError("fewer than two pairs: nothing to tell apart", "add training pairs")
-    # The moments of words that never come decay to denormal numbers, which processors handle
-    # a hundred times slower than zero.
-    torch.set_flush_denormal(True)
     texts, numbers = data.caption_numbers()
     ids, mask = model.tokenizer(texts)
     pixels = torch.from_numpy(data.pixels)

@@ -1,5 +1,6 @@
 """Training on one institution: it learns, it repeats to the bit, it says no."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -80,6 +81,8 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_process_alone() -> Non
     before = torch.random.get_rng_state()
     assert _bits(_train(data, 3)[0]) == _bits(_train(data, 3)[0]) != _bits(_train(data, 4)[0])
     assert torch.equal(before, torch.random.get_rng_state())
+    smallest = sys.float_info.min
+    assert smallest / 2 > 0, "denormal numbers are numbers again"
 
 
 def test_every_item_is_seen_once_an_epoch_in_even_batches() -> None:
