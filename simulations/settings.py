@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -11,7 +11,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from protocol.errors import UsageError
+from protocol.flags import settings_from_flags
 
 
 class SimulationSettings(BaseSettings):
@@ -64,15 +64,9 @@ class SimulationSettings(BaseSettings):
     @classmethod
     def from_flags(cls, **flags: object) -> "SimulationSettings":
         """Take the flags that were given; raise :class:`UsageError` for a bad value anywhere."""
-        given = {name: value for name, value in flags.items() if value is not None}
-        try:
-            return cls(**given)  # type: ignore[arg-type]
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = "-".join(str(part) for part in first["loc"]).replace("_", "-")
-            what = f"setting {name}: {first['msg']}, got {first['input']!r:.80}"
-            raise UsageError(
-                what if name else first["msg"].removeprefix("Value error, "),
-                "See blindsight simulate --help; settings also come from BLINDSIGHT_SIMULATE_* "
-                "in the environment and from [simulate] in blindsight.toml.",
-            ) from error
+        return settings_from_flags(
+            cls,
+            "See blindsight simulate --help; settings also come from BLINDSIGHT_SIMULATE_* "
+            "in the environment and from [simulate] in blindsight.toml.",
+            **flags,
+        )

@@ -5,12 +5,9 @@ from typing import Annotated
 
 import typer
 
-from protocol.errors import UsageError
-from protocol.terminal import Outcome, command, progress, say
+from protocol.terminal import AsJson, Outcome, command, progress, say
 
 app = typer.Typer(help="Index your images and answer encrypted questions.", no_args_is_help=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON envelope.")]
 
 
 @app.command()
@@ -32,7 +29,7 @@ def index(
     with progress("packing", None) as show:
         built, _, skips = embed_folder(data, embedder, out, preset_by_name(preset), show)
     for skip in skips:
-        say(f"skipped {skip.where}: {skip.why}")
+        say(f"skipped {skip}")
     manifest = built.manifest
     return Outcome(
         f"{manifest.items} images indexed under release {manifest.release_id}, epoch "
@@ -41,7 +38,7 @@ def index(
             "items": manifest.items,
             "epoch": manifest.epoch,
             "release_id": manifest.release_id,
-            "skipped": [f"{skip.where}: {skip.why}" for skip in skips],
+            "skipped": [str(skip) for skip in skips],
             "upload_bytes": built.layout.upload_bytes,
             "download_bytes": built.layout.download_bytes,
         },
@@ -58,8 +55,12 @@ def serve(
         Path,
         typer.Option(help="Folder with certificate.pem, private-key.pem and authority.pem."),
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes any that is free.")] = 0,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 takes any that is free. [default: 0]")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads for scoring.")] = None,
     release: Annotated[
         list[str] | None,
@@ -71,26 +72,22 @@ def serve(
     as_json: AsJson = False,
 ) -> Outcome:
     """Answer encrypted questions over mutual TLS until stopped."""
-    from pydantic import ValidationError
-
     from client.institution.service import serve as run
     from client.institution.settings import ServiceSettings
+    from protocol.flags import settings_from_flags
 
-    try:
-        settings = ServiceSettings.model_validate(
-            {
-                "name": name,
-                "data": data,
-                "index": index,
-                "credentials": credentials,
-                "host": host,
-                "port": port,
-                "threads": threads,
-                "release": release or (),
-            }
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
+    settings = settings_from_flags(
+        ServiceSettings,
+        "See blindsight institution serve --help; settings also come from "
+        "BLINDSIGHT_INSTITUTION_* in the environment.",
+        name=name,
+        data=data,
+        index=index,
+        credentials=credentials,
+        host=host,
+        port=port,
+        threads=threads,
+        release=release or None,
+    )
     run(settings, until_stdin_closes)
     return Outcome(f"{name} has stopped", {"name": name})

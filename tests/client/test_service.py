@@ -12,6 +12,7 @@ from PIL import Image
 from client.institution.index import build_index
 from client.institution.pairs import Pair
 from client.institution.service import Service
+from client.institution.settings import ServiceSettings
 from client.searcher.ckks import SealScheme
 from client.searcher.remote import RemoteInstitution, Traffic
 from protocol.blindsight.v1 import retrieval_pb2 as pb
@@ -23,7 +24,9 @@ from protocol.errors import (
     ReleaseMismatch,
     ServiceError,
     StorageError,
+    UsageError,
 )
+from protocol.flags import settings_from_flags
 from protocol.insecure_twin import InsecureTwin
 from protocol.scheme import Scheme
 from protocol.wire import score_request
@@ -225,3 +228,14 @@ def test_a_packed_index_of_other_embeddings_is_not_served(
     shutil.copy(other / "epoch-000001" / "packed.bin", mixed / "epoch-000001" / "packed.bin")
     with pytest.raises(StorageError, match=r"scores -1\.0000 against itself, expected 1\.0000"):
         Service(one.settings.model_copy(update={"index": mixed}))
+
+
+def test_settings_of_a_service_also_come_from_the_environment(
+    institutions: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = institutions[0].settings.model_dump(include={"name", "data", "index", "credentials"})
+    monkeypatch.setenv("BLINDSIGHT_INSTITUTION_PORT", "7000")
+    assert settings_from_flags(ServiceSettings, "", **given, port=None).port == 7000
+    assert settings_from_flags(ServiceSettings, "", **given, port=8000).port == 8000
+    with pytest.raises(UsageError, match="setting port"):
+        settings_from_flags(ServiceSettings, "", **given, port=70000)
