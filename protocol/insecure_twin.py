@@ -32,9 +32,8 @@ class _ZeroKey(SecretKey):
         return self.encrypt_query(np.zeros((count, self._ring.degree), np.int64))
 
     def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
-        residues = self._ring.residues(polynomials)
-        self._ring.forward(residues)
-        return [Seeded(c0, secrets.token_bytes(SEED_BYTES)) for c0 in residues]
+        encoded = self._ring.encode(polynomials)
+        return [Seeded(c0, secrets.token_bytes(SEED_BYTES)) for c0 in encoded]
 
     def decrypt_scores(self, layout: Layout, reply: EncryptedScores) -> NDArray[np.float64]:
         return scores_from_residues(layout, reply.c0)

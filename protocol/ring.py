@@ -60,6 +60,12 @@ class Ring:
         signed = self.moduli.astype(np.int64)[:, None]
         return np.mod(coefficients[..., None, :], signed).astype(np.uint32)
 
+    def encode(self, coefficients: NDArray[np.int64]) -> U32:
+        """Turn signed coefficients ``[..., N]`` into residues ``[..., k, N]`` in NTT form."""
+        residues = self.residues(coefficients)
+        self.forward(residues)
+        return residues
+
     def to_montgomery(self, residues: U32) -> U32:
         """Multiply ``[..., k, N]`` by 2^32 mod q: the reduction after a product undoes it."""
         product = residues.astype(np.uint64) * self.montgomery[:, None]

@@ -15,13 +15,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec
+from typing import Annotated, Any, ParamSpec
+
+import typer
 
 from protocol.errors import BlindsightError, StorageError
 from protocol.files import storage_error
 
 SCHEMA_VERSION = 1
 INTERRUPTED = 130
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON envelope.")]
+"""The flag of every command: its parameter is called ``as_json``."""
 
 P = ParamSpec("P")
 

@@ -23,7 +23,9 @@ MAX_POSITIONS = 200
 MAX_ITEMS = 1 << 27
 """Items in one index that a searcher believes in: some 2 GB of reply."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
+"""What an institution can be called: fit for a folder, a certificate and a log."""
+
 _RELEASE = re.compile(r"[0-9a-f]{16}")
 
 
@@ -38,9 +40,9 @@ class IndexDescription:
 
     def __post_init__(self) -> None:
         """Raise :class:`MalformedMessage` for a name or an id of another form."""
-        if not _NAME.fullmatch(self.institution):
+        if not re.fullmatch(NAME, self.institution):
             raise MalformedMessage(
-                f"an institution's name is {_NAME.pattern}, got {self.institution[:80]!r}"
+                f"an institution's name is {NAME}, got {self.institution[:80]!r}"
             )
         if not _RELEASE.fullmatch(self.release_id):
             raise MalformedMessage(

@@ -14,7 +14,7 @@ import typer
 
 from client.institution.cli import app as institution
 from protocol.errors import UsageError
-from protocol.terminal import Outcome, command, fail, progress
+from protocol.terminal import AsJson, Outcome, command, fail, progress
 
 # No call home, ever: set before flwr or transformers is imported anywhere.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -28,8 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(institution, name="institution")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON envelope.")]
 
 
 @app.command()

@@ -96,26 +96,19 @@ def _processor() -> list[Check]:
 
 def _encryption() -> list[Check]:
     """Encrypt, score and decrypt a known question; compare with the exact inner products."""
-    from client.institution.packed import tile_width, tiled
-    from client.institution.question import Question
+    from client.institution.packed import pack_block
+    from client.institution.selfcheck import ask_here
     from client.searcher.ckks import SealScheme
     from protocol.packing import Layout
     from protocol.params import PRESETS
-    from protocol.ring import ring
 
     checks = []
     for preset in PRESETS.values():
         layout = Layout(preset, 8, 4, 3)
         items = np.array([[0.6, 0.8, 0, 0, 0, 0, 0, 0], [0] * 7 + [1], [-1] + [0] * 7], np.float32)
-        arithmetic = ring(preset.ring_degree, preset.data_moduli)
-        residues = arithmetic.residues(layout.block_polynomials(items))
-        arithmetic.forward(residues)
-        key = SealScheme().keygen(preset)
-        chunks = key.encrypt_query(layout.question_polynomials(items[0]))
-        packed = tiled(residues, tile_width(layout))[None]
-        public_keys = key.public_keys(layout.public_keys)
-        reply = Question(layout, public_keys, chunks).answer(packed, 0)
-        error = np.abs(key.decrypt_scores(layout, reply)[0, :3] - [1.0, 0.0, -0.6]).max()
+        blocks = pack_block(layout, items)[None]
+        scores = ask_here(layout, blocks, SealScheme(), items[0])
+        error = np.abs(scores[0, :3] - [1.0, 0.0, -0.6]).max()
         fix = "" if error < 1e-4 else "Do not use this machine: its arithmetic is wrong."
         checks.append(Check(f"encryption, {preset.name}", f"largest error {error:.1e}", fix))
     return checks

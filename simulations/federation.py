@@ -117,8 +117,9 @@ class _Process:
         return str(json.loads(line)["address"])
 
     def __exit__(self, *_: object) -> None:
-        self._process.__exit__(None, None, None) if self._ended() else self._process.kill()
-        self._process.wait()
+        if not self._ended():
+            self._process.kill()
+        self._process.__exit__(None, None, None)  # closes its pipe and waits
 
     def _ended(self) -> bool:
         assert self._process.stdin is not None

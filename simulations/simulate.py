@@ -136,4 +136,4 @@ def _index(
 
 def _tell(skips: tuple[Skip, ...]) -> None:
     for skip in skips:
-        say(f"skipped {skip.where}: {skip.why}")
+        say(f"skipped {skip}")

@@ -91,7 +91,7 @@ class Summary:
                 **{split: splits[split] for split in ("train", "val", "test")},
                 "indexed": len(pairs),
                 "skipped": len(skips),
-                "skips": [f"{skip.where}: {skip.why}" for skip in skips],
+                "skips": [str(skip) for skip in skips],
             }
         )
 

@@ -22,14 +22,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from client.institution.packed import PackedIndex, write_packed
+from client.institution.packed import REBUILD, PackedIndex, write_packed
 from client.institution.pairs import Pair
 from protocol.errors import DataError, StorageError
 from protocol.files import storage_error, sync_folder, write_atomically
 from protocol.packing import Layout
 from protocol.params import PRIVATE, Preset, preset_by_name
-
-_REBUILD = "Build it again: blindsight institution index."
 
 
 @dataclass(frozen=True)
@@ -69,19 +67,19 @@ class Index:
                 self.manifest.items,
             )
         except (OSError, ValueError, TypeError) as error:
-            raise StorageError(f"there is no usable index in {root}: {error}", _REBUILD) from error
+            raise StorageError(f"there is no usable index in {root}: {error}", REBUILD) from error
         self._folder = folder
 
     @cached_property
     def _store(self) -> faiss.Index:
         return faiss.read_index(str(self._folder / "embeddings.faiss"))
 
-    @property
+    @cached_property
     def packed(self) -> PackedIndex:
         """The packed form, mapped."""
         packed = PackedIndex(self._folder / "packed.bin")
         if packed.layout != self.layout:
-            raise StorageError(f"{packed.path} is of another layout than its manifest", _REBUILD)
+            raise StorageError(f"{packed.path} is of another layout than its manifest", REBUILD)
         return packed
 
     def embeddings(self) -> NDArray[np.float32]:
@@ -111,7 +109,7 @@ class Index:
         """Read every file against its checksum; raise :class:`StorageError` if one differs."""
         for name, expected in self.manifest.checksums.items():
             if _sha256(self._folder / name) != expected:
-                raise StorageError(f"{self._folder / name} is damaged", _REBUILD)
+                raise StorageError(f"{self._folder / name} is damaged", REBUILD)
         self.packed.verify()
 
 

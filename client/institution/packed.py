@@ -21,6 +21,8 @@ from protocol.packing import Layout
 from protocol.params import preset_by_name
 from protocol.ring import U32, ring
 
+REBUILD = "Build it again: blindsight institution index."
+
 _MAGIC = b"blindsight packed index 1\n"
 _HEADER_BYTES = 4096
 _TILE_WORDS = 2048
@@ -33,10 +35,11 @@ def tile_width(layout: Layout) -> int:
     return max(_MIN_TILE, 1 << max(wide, 1).bit_length() - 1)
 
 
-def tiled(polynomials: U32, tile: int) -> U32:
-    """Rearrange ``[d1, k, N]`` to ``[k, N/T, d1, T]``, contiguous."""
-    chunks, primes, degree = polynomials.shape
-    split = polynomials.reshape(chunks, primes, degree // tile, tile)
+def pack_block(layout: Layout, items: NDArray[np.float32]) -> U32:
+    """Pack up to N/d2 embeddings float32 [m, dim] as one record ``[k, N/T, d1, T]``."""
+    arithmetic = ring(layout.preset.ring_degree, layout.preset.data_moduli)
+    polynomials = arithmetic.encode(layout.block_polynomials(items))
+    split = polynomials.reshape(*polynomials.shape[:2], -1, tile_width(layout))
     return np.ascontiguousarray(split.transpose(1, 2, 0, 3))
 
 
@@ -50,15 +53,12 @@ def write_packed(
 
     The file takes its name only when it is whole and on disk. Raises :class:`StorageError`.
     """
-    arithmetic = ring(layout.preset.ring_degree, layout.preset.data_moduli)
-    tile, size, digest = tile_width(layout), layout.block_items, hashlib.sha256()
+    size, digest = layout.block_items, hashlib.sha256()
     with replace_atomically(path) as file:
         file.write(bytes(_HEADER_BYTES))
         for block in range(layout.blocks):
             items = embeddings[block * size : (block + 1) * size]
-            residues = arithmetic.residues(layout.block_polynomials(items))
-            arithmetic.forward(residues)
-            record = tiled(residues, tile).tobytes()
+            record = pack_block(layout, items).tobytes()
             digest.update(record)
             file.write(record)
             progress(block + 1)
@@ -100,7 +100,7 @@ class PackedIndex:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(
                 f"{path.name} is not a usable packed index: {error}",
-                "Build it again: blindsight institution index.",
+                REBUILD,
             ) from error
 
     def verify(self) -> None:
@@ -111,5 +111,5 @@ class PackedIndex:
         if digest.hexdigest() != self._sha256:
             raise StorageError(
                 f"{self.path.name} is damaged: its checksum differs",
-                "Build it again: blindsight institution index.",
+                REBUILD,
             )

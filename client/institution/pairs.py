@@ -58,6 +58,9 @@ class Skip:
     where: str
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
 
 @dataclass(frozen=True, slots=True)
 class PairFolder:
@@ -121,7 +124,7 @@ def read_pairs(root: Path) -> PairFolder:
         else:
             pairs[pair.file_name] = pair
     if not pairs:
-        first = f"; the first: {skipped[0].where}: {skipped[0].why}" if skipped else ""
+        first = f"; the first: {skipped[0]}" if skipped else ""
         raise DataError(
             f"{metadata}: no usable pair, {len(skipped)} skipped{first}",
             'write a line per image: {"file_name": "images/a.png", "captions": ["…"]}',

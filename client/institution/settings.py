@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from protocol.wire import NAME
+
 Releasable = Literal["thumbnail", "caption"]
 """What a searcher may be given of an item, apart from its score."""
 
@@ -15,7 +17,7 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="BLINDSIGHT_INSTITUTION_", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    name: str = Field(pattern=f"^{NAME}$")
     data: Path
     index: Path
     credentials: Path

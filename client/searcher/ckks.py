@@ -58,8 +58,7 @@ class SealKey(SecretKey):
 
     def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
         """Encrypt coefficients int64 [d1, N] symmetrically; about 2 ms each."""
-        residues = self._ring.residues(polynomials)
-        self._ring.forward(residues)
+        residues = self._ring.encode(polynomials)
         scale = 2.0**self._preset.query_scale_bits
         head = _PLAINTEXT.pack(_id(self._context.first_parms_id()), residues[0].size, scale)
         with _MemoryFile() as file:
