@@ -96,7 +96,7 @@ def _processor() -> list[Check]:
 
 def _encryption() -> list[Check]:
     """Encrypt, score and decrypt a known question; compare with the exact inner products."""
-    from client.institution.packed import pack_block
+    from client.institution.blocks import pack_block
     from client.institution.selfcheck import ask_here
     from client.searcher.ckks import SealScheme
     from protocol.packing import Layout

@@ -15,32 +15,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.institution.blocks import pack_block, tile_width
 from protocol.errors import StorageError
 from protocol.files import replace_atomically
 from protocol.packing import Layout
 from protocol.params import preset_by_name
-from protocol.ring import U32, ring
+from protocol.ring import U32
 
 REBUILD = "Build it again: blindsight institution index."
 
 _MAGIC = b"blindsight packed index 1\n"
 _HEADER_BYTES = 4096
-_TILE_WORDS = 2048
-_MIN_TILE = 16
-
-
-def tile_width(layout: Layout) -> int:
-    """Return T: coefficients a tile, so that d1 x T words of two polynomials stay in cache."""
-    wide = _TILE_WORDS // layout.chunks
-    return max(_MIN_TILE, 1 << max(wide, 1).bit_length() - 1)
-
-
-def pack_block(layout: Layout, items: NDArray[np.float32]) -> U32:
-    """Pack up to N/d2 embeddings float32 [m, dim] as one record ``[k, N/T, d1, T]``."""
-    arithmetic = ring(layout.preset.ring_degree, layout.preset.data_moduli)
-    polynomials = arithmetic.encode(layout.block_polynomials(items))
-    split = polynomials.reshape(*polynomials.shape[:2], -1, tile_width(layout))
-    return np.ascontiguousarray(split.transpose(1, 2, 0, 3))
 
 
 def write_packed(

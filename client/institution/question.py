@@ -4,8 +4,8 @@ from functools import cached_property
 
 import numpy as np
 
+from client.institution.blocks import tile_width
 from client.institution.kernels import rerandomise, scan, switch_down
-from client.institution.packed import tile_width
 from client.institution.randomness import Mask, Stream
 from protocol.packing import Layout
 from protocol.ring import U32, ring
