@@ -8,18 +8,18 @@ import numpy as np
 
 from protocol.compiled import kernel
 from protocol.errors import MalformedMessage
-from protocol.ring import U32
+from protocol.ntt import U32
 
 
 def packed_bytes(count: int, modulus: int) -> int:
     """Return the length of ``count`` residues modulo ``modulus``, in bytes."""
-    return (count * modulus.bit_length() + 7) // 8
+    return (count * (modulus - 1).bit_length() + 7) // 8
 
 
 def pack(residues: U32, modulus: int) -> bytes:
     """Pack a contiguous uint32 array, all below ``modulus``, flattened in C order."""
     out = np.zeros(packed_bytes(residues.size, modulus), np.uint8)
-    _pack(np.ascontiguousarray(residues).reshape(-1), modulus.bit_length(), out)
+    _pack(np.ascontiguousarray(residues).reshape(-1), (modulus - 1).bit_length(), out)
     return out.tobytes()
 
 
@@ -32,7 +32,7 @@ def unpack(data: bytes, count: int, modulus: int) -> U32:
     if len(data) != expected:
         raise MalformedMessage(f"{count} residues take {expected} bytes, got {len(data)}")
     residues = np.empty(count, np.uint32)
-    left_over = _unpack(np.frombuffer(data, np.uint8), modulus.bit_length(), residues)
+    left_over = _unpack(np.frombuffer(data, np.uint8), (modulus - 1).bit_length(), residues)
     if left_over:
         raise MalformedMessage("the bits after the last residue are zero, got others")
     if count and int(residues.max()) >= modulus:

@@ -90,9 +90,9 @@ class Layout:
     @property
     def download_bytes(self) -> int:
         """Bytes of a reply: c1 whole and the score coefficients of c0, of every block."""
-        modulus = self.preset.reply_modulus
-        whole = packed_bytes(self.preset.ring_degree, modulus)
-        return self.blocks * (whole + packed_bytes(self.block_items, modulus))
+        c0, c1 = self.preset.reply_moduli
+        scores = packed_bytes(self.block_items, c0)
+        return self.blocks * (scores + packed_bytes(self.preset.ring_degree, c1))
 
     def question_polynomials(self, question: NDArray[np.float32]) -> NDArray[np.int64]:
         """Encode one embedding float32 [dim] as coefficients int64 [d1, N] at question scale.
@@ -105,13 +105,13 @@ class Layout:
         chunks[:, : self.chunk_width] = scaled
         return chunks
 
-    def block_polynomials(self, items: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Encode up to N/d2 embeddings float32 [m, dim] as coefficients int64 [d1, N]."""
+    def block_polynomials(self, items: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Encode up to N/d2 embeddings float32 [m, dim] as coefficients int32 [d1, N]."""
         if not 1 <= len(items) <= self.block_items:
             raise UsageError(f"a block holds 1 to {self.block_items} items, got {len(items)}")
         scaled = np.rint(self._checked(items) * 2.0**self.preset.item_scale_bits)
-        chunks = np.zeros((self.chunks, self.block_items, self.chunk_width), np.int64)
-        chunks[:, : len(items), ::-1] = scaled.astype(np.int64).transpose(1, 0, 2)
+        chunks = np.zeros((self.chunks, self.block_items, self.chunk_width), np.int32)
+        chunks[:, : len(items), ::-1] = scaled.transpose(1, 0, 2)
         return chunks.reshape(self.chunks, self.preset.ring_degree)
 
     def _checked(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -26,7 +26,8 @@ class Preset:
     ``moduli`` are the primes of SEAL's coefficient modulus; the last one is SEAL's special
     prime, which this scheme never computes with but which counts for security. A question is
     encoded at scale ``2**query_scale_bits``, items at ``2**item_scale_bits``; every score
-    coefficient is flooded with uniform noise of ``±2**flood_bits`` before it leaves.
+    coefficient is flooded with uniform noise of ``±2**flood_bits`` before it leaves. A reply is
+    switched down to the first prime and then rounded to ``c0_bits`` and ``c1_bits`` a coefficient.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Preset:
     query_scale_bits: int
     item_scale_bits: int
     flood_bits: int
+    c0_bits: int
+    c1_bits: int
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` unless secure, exact in 64 bits, and free of wrap-around."""
@@ -59,6 +62,8 @@ class Preset:
                 )
         if 2.0**self.score_scale_bits * 1.9 + 2.0**self.flood_bits > self.data_modulus / 2:
             raise UsageError(f"preset {self.name}: a score of 1.9 would wrap around the modulus")
+        if max(self.c0_bits, self.c1_bits) >= self.reply_modulus.bit_length():
+            raise UsageError(f"preset {self.name}: a reply is rounded to less than its prime")
         if self.circuit_privacy_bits(1) < 8:
             raise UsageError(f"preset {self.name}: flooding does not cover computation noise")
 
@@ -76,6 +81,11 @@ class Preset:
     def reply_modulus(self) -> int:
         """The prime that a reply is switched down to."""
         return self.moduli[0]
+
+    @cached_property
+    def reply_moduli(self) -> tuple[int, int]:
+        """What the coefficients of c0 and of c1 are rounded to in a reply."""
+        return 1 << self.c0_bits, 1 << self.c1_bits
 
     @property
     def score_scale_bits(self) -> int:
@@ -106,10 +116,10 @@ def _is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, int(sqrt(number)) + 1))
 
 
-PRIVATE = Preset("private", 4096, (134111233, 134176769, 67043329, 67084289), 60, 18, 58)
+PRIVATE = Preset("private", 4096, (134111233, 134176769, 67043329, 67084289), 60, 18, 58, 21, 25)
 """The default: three data primes (80 bits), 30 bits and more between flooding and noise."""
 
-FAST = Preset("fast", 4096, (134111233, 134176769, 67084289), 37, 15, 34)
+FAST = Preset("fast", 4096, (134111233, 134176769, 67084289), 37, 15, 34, 21, 25)
 """Two data primes (54 bits): two thirds of the work, some 10 bits of flooding."""
 
 PRESETS = {preset.name: preset for preset in (PRIVATE, FAST)}

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.ntt import U32
 from protocol.packing import Layout
 from protocol.params import Preset
-from protocol.ring import U32
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +28,22 @@ class Seeded:
 
 @dataclass(frozen=True, eq=False)
 class EncryptedScores:
-    """Scores of m consecutive blocks, switched down to the reply prime, as coefficients."""
+    """Scores of m consecutive blocks, switched down and rounded, as coefficients."""
 
     first_block: int
     c0: U32
-    """uint32 [m, N/d2], the score coefficients alone"""
+    """uint32 [m, N/d2], the score coefficients alone, of ``c0_bits`` each"""
     c1: U32
-    """uint32 [m, N]"""
+    """uint32 [m, N], of ``c1_bits`` each"""
+
+    def lifted(self, preset: Preset) -> tuple[U32, U32]:
+        """Return c0 and c1 as residues modulo the reply prime, the nearest to what they say."""
+        modulus = np.uint64(preset.reply_modulus)
+        c0, c1 = (
+            ((words * modulus + np.uint64(1 << bits - 1)) >> np.uint64(bits)).astype(np.uint32)
+            for words, bits in ((self.c0, preset.c0_bits), (self.c1, preset.c1_bits))
+        )
+        return c0, c1
 
 
 class SecretKey(Protocol):

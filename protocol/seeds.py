@@ -10,11 +10,10 @@ its root hash but refuses the output nodes (depth 0), so their compression funct
 import hashlib
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protocol.compiled import kernel
 from protocol.errors import MalformedMessage
-from protocol.ring import U32, U64
+from protocol.ntt import U32, U64
 
 SEED_BYTES = 64
 _BLOCK_BYTES = 4096
@@ -39,6 +38,19 @@ _SIGMA = np.array(
         [13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10],
         [6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5],
         [10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0],
+    ],
+    np.int64,
+)
+_QUARTERS = np.array(
+    [
+        [0, 4, 8, 12],
+        [1, 5, 9, 13],
+        [2, 6, 10, 14],
+        [3, 7, 11, 15],
+        [0, 5, 10, 15],
+        [1, 6, 11, 12],
+        [2, 7, 8, 13],
+        [3, 4, 9, 14],
     ],
     np.int64,
 )
@@ -90,48 +102,47 @@ def _words(seed: bytes, first_block: int, count: int) -> U64:
 
 @kernel
 def _output_nodes(roots, out):  # type: ignore[no-untyped-def]
-    for b in range(roots.shape[0]):
+    """BLAKE2b (RFC 7693, section 3.2) of each 64-byte root, as all of its output nodes at once.
+
+    ``roots`` uint64 [n, 8]; ``out`` uint64 [n, nodes * 8]. Nodes differ in the initial vector
+    alone, so a row of ``v`` holds one word of all of them, and vectors run along it.
+    """
+    v = np.empty((16, _NODES), np.uint64)
+    for root in range(roots.shape[0]):
+        m = np.zeros(16, np.uint64)
+        m[:8] = roots[root]
+        for word in range(8):
+            v[word] = _IV[word]
+            v[8 + word] = _IV[word]
+        v[0] ^= _NODE_PARAMETERS
         for node in range(_NODES):
-            _compress(roots[b], node, out[b, node * 8 : node * 8 + 8])
+            v[1, node] ^= np.uint64(node) | np.uint64(_BLOCK_BYTES) << np.uint64(32)
+        v[2] ^= np.uint64(_NODE_BYTES << 8)
+        h = v[:8].copy()
+        v[12] ^= np.uint64(_NODE_BYTES)
+        v[14] = ~v[14]
+        for r in range(12):
+            s = _SIGMA[r % 10]
+            for n in range(8):
+                a, b, c, d = _QUARTERS[n]
+                _mix(v[a], v[b], v[c], v[d], m[s[2 * n]], m[s[2 * n + 1]])
+        for word in range(8):
+            for node in range(_NODES):
+                out[root, node * 8 + word] = h[word, node] ^ v[word, node] ^ v[8 + word, node]
 
 
 @kernel
-def _compress(message: NDArray[np.uint64], node: int, out: NDArray[np.uint64]) -> None:
-    """BLAKE2b (RFC 7693, section 3.2) of the one 64-byte block ``message``, as output node."""
-    v = np.empty(16, np.uint64)
-    m = np.zeros(16, np.uint64)
-    m[:8] = message
-    h = _IV.copy()
-    h[0] ^= _NODE_PARAMETERS
-    h[1] ^= np.uint64(node) | np.uint64(_BLOCK_BYTES) << np.uint64(32)
-    h[2] ^= np.uint64(_NODE_BYTES << 8)
-    v[:8] = h
-    v[8:] = _IV
-    v[12] ^= np.uint64(_NODE_BYTES)
-    v[14] = ~v[14]
-    for r in range(12):
-        s = _SIGMA[r % 10]
-        _mix(v, 0, 4, 8, 12, m[s[0]], m[s[1]])
-        _mix(v, 1, 5, 9, 13, m[s[2]], m[s[3]])
-        _mix(v, 2, 6, 10, 14, m[s[4]], m[s[5]])
-        _mix(v, 3, 7, 11, 15, m[s[6]], m[s[7]])
-        _mix(v, 0, 5, 10, 15, m[s[8]], m[s[9]])
-        _mix(v, 1, 6, 11, 12, m[s[10]], m[s[11]])
-        _mix(v, 2, 7, 8, 13, m[s[12]], m[s[13]])
-        _mix(v, 3, 4, 9, 14, m[s[14]], m[s[15]])
-    out[:] = h ^ v[:8] ^ v[8:]
-
-
-@kernel
-def _mix(v, a, b, c, d, x, y):  # type: ignore[no-untyped-def]
-    v[a] += v[b] + x
-    v[d] = _rotate(v[d] ^ v[a], 32)
-    v[c] += v[d]
-    v[b] = _rotate(v[b] ^ v[c], 24)
-    v[a] += v[b] + y
-    v[d] = _rotate(v[d] ^ v[a], 16)
-    v[c] += v[d]
-    v[b] = _rotate(v[b] ^ v[c], 63)
+def _mix(a, b, c, d, x, y):  # type: ignore[no-untyped-def]
+    for node in range(a.size):
+        p, q, r, s = a[node], b[node], c[node], d[node]
+        p += q + x
+        s = _rotate(s ^ p, 32)
+        r += s
+        q = _rotate(q ^ r, 24)
+        p += q + y
+        s = _rotate(s ^ p, 16)
+        r += s
+        a[node], b[node], c[node], d[node] = p, _rotate(q ^ r, 63), r, s
 
 
 @kernel

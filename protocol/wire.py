@@ -11,9 +11,9 @@ import numpy as np
 from protocol.bits import pack, unpack
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.errors import EpochMismatch, MalformedMessage, ReleaseMismatch, UsageError
+from protocol.ntt import U32
 from protocol.packing import Layout
 from protocol.params import preset_by_name
-from protocol.ring import U32
 from protocol.scheme import EncryptedScores, Seeded
 from protocol.seeds import SEED_BYTES
 
@@ -129,12 +129,12 @@ def parse_score_request(
 
 def score_response(layout: Layout, scores: EncryptedScores) -> pb.ScoreResponse:
     """Return the message of a run of blocks."""
-    modulus = layout.preset.reply_modulus
+    c0, c1 = layout.preset.reply_moduli
     return pb.ScoreResponse(
         first_block=scores.first_block,
         blocks=len(scores.c0),
-        c0=pack(scores.c0, modulus),
-        c1=pack(scores.c1, modulus),
+        c0=pack(scores.c0, c0),
+        c1=pack(scores.c1, c1),
     )
 
 
@@ -147,10 +147,10 @@ def parse_score_response(
     left = layout.blocks - next_block
     if not 1 <= message.blocks <= left:
         raise MalformedMessage(f"1 to {left} blocks are left, got {message.blocks}")
-    modulus, degree = layout.preset.reply_modulus, layout.preset.ring_degree
+    moduli, degree = layout.preset.reply_moduli, layout.preset.ring_degree
     count = int(message.blocks)
-    c0 = unpack(message.c0, count * layout.block_items, modulus)
-    c1 = unpack(message.c1, count * degree, modulus)
+    c0 = unpack(message.c0, count * layout.block_items, moduli[0])
+    c1 = unpack(message.c1, count * degree, moduli[1])
     return EncryptedScores(next_block, c0.reshape(count, -1), c1.reshape(count, degree))
 
 

@@ -15,6 +15,7 @@ import typer
 from client.institution.cli import app as institution
 from protocol.errors import UsageError
 from protocol.terminal import AsJson, Outcome, command, fail, progress
+from simulations.bench.cli import app as bench
 
 # No call home, ever: set before flwr or transformers is imported anywhere.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(institution, name="institution")
+app.add_typer(bench, name="bench")
 
 
 @app.command()

@@ -12,8 +12,8 @@ from client.institution.packed import REBUILD
 from client.institution.question import Question
 from protocol.errors import StorageError
 from protocol.insecure_twin import InsecureTwin
+from protocol.ntt import U32
 from protocol.packing import Layout
-from protocol.ring import U32
 from protocol.scheme import Scheme
 
 _TOLERANCE = 1e-3

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,10 @@ def decrypted(scheme: Scheme, index: PackedIndex, question: Floats) -> NDArray[n
 @pytest.mark.parametrize(
     ("preset", "dim", "width", "items", "rms"),
     [
-        (PRIVATE, 64, 32, 500, 2e-6),
-        (PRIVATE, 50, 16, 257, 2e-6),
-        (PRIVATE, 20, 1, 5000, 2e-6),
-        (PRIVATE, 3, 4, 1, 2e-6),
+        (PRIVATE, 64, 32, 500, 2.7e-6),
+        (PRIVATE, 50, 16, 257, 2.7e-6),
+        (PRIVATE, 20, 1, 5000, 2.7e-6),
+        (PRIVATE, 3, 4, 1, 2.7e-6),
         (FAST, 64, 128, 300, 2e-5),
     ],
 )
@@ -102,9 +103,8 @@ def test_the_deterministic_part_agrees_with_seal_bit_for_bit(tmp_path: Path) -> 
     index = packed(tmp_path, layout, items)
     key = SealScheme().keygen(PRIVATE)
     chunks = key.encrypt_query(layout.question_polynomials(items[3]))
-    ours = Question(layout, key.public_keys(layout.public_keys), chunks).multiply(index.blocks[:1])[
-        0
-    ]
+    question = Question(layout, key.public_keys(layout.public_keys), chunks)
+    ours = ring(4096, PRIVATE.data_moduli).to_seal_order(question.multiply(index.blocks[:1])[0])
     assert np.array_equal(ours, _sum_of_products_by_seal(layout, items, chunks))
 
 
@@ -142,7 +142,7 @@ def test_a_fixed_question_gives_fixed_sums(tmp_path: Path) -> None:
     arithmetic.forward(residues)
     chunks = [Seeded(c0, bytes([n]) * 64) for n, c0 in enumerate(residues)]
     question = Question(layout, [Seeded(np.zeros_like(residues[0]), bytes(64))], chunks)
-    sums = question.multiply(index.blocks[:])
+    sums = arithmetic.to_seal_order(question.multiply(index.blocks[:]))
     known = json.loads((VECTORS / "scoring.json").read_text())
     assert hashlib.sha256(index.blocks.astype("<u4").tobytes()).hexdigest() == known["packed"]
     assert hashlib.sha256(sums.astype("<u4").tobytes()).hexdigest() == known["sums"]
@@ -174,6 +174,47 @@ def test_work_stops_when_nobody_waits_for_it(tmp_path: Path) -> None:
     )
     scorer.close()
     assert len(replies) < layout.blocks // 8
+
+
+def test_questions_that_wait_share_a_pass_and_get_their_own_answers(tmp_path: Path) -> None:
+    """Ten at once, of which one leaves: each gets its own scores, whole and in order."""
+    layout = Layout(PRIVATE, 8, 64, 64 * 40)
+    items = unit_vectors(64 * 40, 8)
+    index = packed(tmp_path, layout, items)
+    scorer, wanted = Scorer(index, 2), unit_vectors(10, 8, seed=4)
+
+    def ask(question: Floats) -> NDArray[np.float64]:
+        key = InsecureTwin().keygen(PRIVATE)
+        chunks = key.encrypt_query(layout.question_polynomials(question))
+        replies = list(scorer.score(key.public_keys(layout.public_keys), chunks))
+        assert [reply.first_block for reply in replies] == list(range(0, layout.blocks, 8))
+        return np.concatenate([key.decrypt_scores(layout, one) for one in replies]).reshape(-1)
+
+    key = InsecureTwin().keygen(PRIVATE)
+    chunks = key.encrypt_query(layout.question_polynomials(wanted[0]))
+    leaving = scorer.score(key.public_keys(layout.public_keys), chunks)
+    with ThreadPoolExecutor(10) as pool:
+        answers = pool.map(ask, wanted)
+        next(leaving)
+        leaving.close()  # type: ignore[attr-defined]
+        for question, scores in zip(wanted, answers, strict=True):
+            np.testing.assert_allclose(scores, items @ question, atol=3e-5)
+    scorer.close()
+
+
+def test_an_error_in_a_pass_reaches_whoever_asked(tmp_path: Path) -> None:
+    layout = Layout(PRIVATE, 8, 64, 64)
+    index = packed(tmp_path, layout, unit_vectors(64, 8))
+    key, scorer = InsecureTwin().keygen(PRIVATE), Scorer(index, 1)
+    chunks = key.encrypt_query(layout.question_polynomials(unit_vectors(1, 8)[0]))
+
+    def broken() -> bool:
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError, match="gone"):
+        list(scorer.score(key.public_keys(layout.public_keys), chunks, broken))
+    assert list(scorer.score(key.public_keys(layout.public_keys), chunks)), "and it goes on"
+    scorer.close()
 
 
 def test_an_institution_never_loads_seal() -> None:

@@ -49,7 +49,7 @@ def summed_product(question: Integers, block: Integers) -> list[int]:
     low, high = np.zeros(N, np.int64), np.zeros(N, np.int64)
     for chunk, items in zip(question, block, strict=True):
         for j in np.flatnonzero(chunk):
-            turned = shifted(items, int(j))
+            turned = shifted(items.astype(np.int64), int(j))
             upper, lower = divmod(int(chunk[j]), 2**31)
             low += lower * turned
             high += upper * turned
@@ -135,7 +135,7 @@ def test_shapes_and_sizes_of_coefficients(preset: Preset, dim: int, width: int, 
     question = layout.question_polynomials(vectors(1, dim, seed)[0])
     block = layout.block_polynomials(vectors(3, dim, seed))
     assert question.shape == block.shape == (-(-dim // width), N)
-    assert question.dtype == block.dtype == np.int64
+    assert (question.dtype, block.dtype) == (np.int64, np.int32)
     assert np.abs(question).max() <= 1.002 * 2**preset.query_scale_bits
     assert np.abs(block).max() <= 1.002 * 2**preset.item_scale_bits
     # A chunk of a question has its coordinates below X^width, those of three items below X^3width.
@@ -175,7 +175,7 @@ def test_byte_counts_by_hand() -> None:
     # 2^80 / 2^59 leaves 21 bits a score, 1.7 ternary digits a coefficient: two keys and one.
     assert layout.public_keys == 3
     assert layout.upload_bytes == 35 * (4096 * 80 // 8 + 64)
-    assert layout.download_bytes == 20 * (4096 + 512) * 27 // 8
+    assert layout.download_bytes == 20 * (4096 * 25 + 512 * 21) // 8
 
 
 def moved(layout: Layout) -> int:

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from protocol.ntt import forward_lanes, inverse_lanes
 from protocol.params import FAST, PRIVATE, Preset
-from protocol.ring import U32, Ring, inverse_one, ring
+from protocol.ring import U32, Ring, ring
 
 MODULI = PRIVATE.moduli
 DEGREES = st.sampled_from([8, 16, 32, 64])
@@ -254,7 +255,7 @@ def test_to_montgomery_is_undone_by_one_reduction(degree: int, seed: int) -> Non
     for q, before, after in zip(MODULI, plain.tolist(), carried.tolist(), strict=True):
         assert after == [value * 2**32 % q for value in before]
         # Montgomery's reduction with the ring's own constant, in exact integers.
-        negated = int(one.negated_inverses[MODULI.index(q)])
+        negated = int(one.constants.negated_inverses[MODULI.index(q)])
         undone = [(x + (x * negated % 2**32) * q) >> 32 for x in after]
         assert [value % q for value in undone] == before
 
@@ -268,19 +269,33 @@ def test_the_pruned_inverse_agrees_at_the_wanted_coefficients(degree: int, strid
     one = ring(degree, MODULI)
     largest = (one.moduli[:, None] - np.uint64(1) + np.zeros(degree, np.uint64)).astype(np.uint32)
     for original in [*uniform(one, stride, 4), largest]:
-        full, pruned = original.copy(), original.copy()
+        full, lanes = original.copy(), one.to_lane_order(original)
         one.inverse(full)
-        for i, row in enumerate(pruned):
-            inverse_one(
-                row,
-                np.uint32(one.moduli[i]),
-                one.inverse_roots[i],
-                one.inverse_root_quotients[i],
-                one.scale[i],
-                stride,
-            )
-        wanted = slice(stride - 1, None, stride)
-        np.testing.assert_array_equal(pruned[:, wanted], full[:, wanted])
+        for i, row in enumerate(lanes):
+            pruned = np.empty(degree // stride, np.uint32)
+            inverse_lanes(row, pruned, stride, i, one.constants)
+            np.testing.assert_array_equal(pruned, full[i, stride - 1 :: stride])
+
+
+@quick
+@given(DEGREES, SEEDS)
+def test_lane_order_is_a_permutation_and_its_own_way_back(degree: int, seed: int) -> None:
+    one = ring(degree, MODULI)
+    original = uniform(one, seed, 2)
+    lanes = one.to_lane_order(original)
+    np.testing.assert_array_equal(one.to_seal_order(lanes), original)
+    np.testing.assert_array_equal(np.sort(lanes), np.sort(original))
+
+
+def test_the_lane_transform_is_the_transform_in_lane_order() -> None:
+    one = ring(4096, MODULI)
+    original = uniform(one, 1)
+    expected = original.copy()
+    one.forward(expected)
+    for i, row in enumerate(original):
+        lanes = np.empty(4096, np.uint32)
+        forward_lanes(row, lanes, i, one.constants)
+        np.testing.assert_array_equal(lanes, one.to_lane_order(expected)[i])
 
 
 def test_one_ring_is_made_once() -> None:

@@ -1,0 +1,61 @@
+"""Whether there is room for a benchmark: asked before anything is drawn or written."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from protocol.errors import StorageError, UsageError
+from protocol.packing import Layout
+from protocol.params import Preset
+from protocol.wire import MAX_ITEMS
+
+_WORD_BYTES = 4
+_ROW_BYTES = 600  # a pair in memory, or its row in SQLite
+_BASE_BYTES = 1 << 30  # two processes with their libraries
+
+
+@dataclass(frozen=True)
+class Room:
+    """What ``folder`` and this machine have left, in bytes."""
+
+    folder: Path
+    disk: int
+    memory: int
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> "Room":
+        """Look at the disk under ``folder`` and at the memory of this machine."""
+        return cls(folder, shutil.disk_usage(folder).free, psutil.virtual_memory().available)
+
+    def check(self, preset: Preset, items: int, dim: int) -> None:
+        """Raise unless ``items`` vectors of width ``dim`` can be indexed and searched here.
+
+        :class:`UsageError` for numbers that cannot be or that the memory does not hold,
+        :class:`StorageError` for a disk that is too full.
+        """
+        if items > MAX_ITEMS:
+            raise UsageError(f"an index has at most {MAX_ITEMS:,} items, got {items:,}")
+        layout = Layout.smallest(preset, dim, items)
+        vectors = _WORD_BYTES * items * dim
+        # Ours, FAISS's here for the comparison, FAISS's in the service.
+        memory = 3 * vectors + _ROW_BYTES * items + _BASE_BYTES
+        if memory > self.memory:
+            raise UsageError(
+                f"{items:,} vectors of width {dim} take {_gb(memory)} of memory, "
+                f"{_gb(self.memory)} are available",
+                "Choose fewer --items.",
+            )
+        polynomial = len(preset.data_moduli) * preset.ring_degree * _WORD_BYTES
+        disk = layout.blocks * layout.chunks * polynomial + vectors + _ROW_BYTES * items
+        if disk > self.disk:
+            raise StorageError(
+                f"no space left: an index of {items:,} vectors of width {dim} takes {_gb(disk)} "
+                f"in {self.folder}, {_gb(self.disk)} are free",
+                "Free some space, choose fewer --items, or set TMPDIR to a folder with more room.",
+            )
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
