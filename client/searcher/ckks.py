@@ -16,9 +16,10 @@ import zstandard
 from numpy.typing import NDArray
 
 from protocol.errors import MalformedMessage, UsageError
+from protocol.ntt import U32
 from protocol.packing import Layout
 from protocol.params import Preset
-from protocol.ring import U32, ring
+from protocol.ring import ring
 from protocol.scheme import EncryptedScores, Scheme, SecretKey, Seeded, scores_from_residues
 from protocol.seeds import SEED_BYTES
 
@@ -73,8 +74,7 @@ class SealKey(SecretKey):
         """Decrypt m blocks; raise :class:`MalformedMessage` if SEAL refuses one."""
         degree, width = self._preset.ring_degree, layout.chunk_width
         pairs = np.zeros((len(reply.c0), 2, 1, degree), np.uint32)
-        pairs[:, 0, 0, width - 1 :: width] = reply.c0
-        pairs[:, 1, 0] = reply.c1
+        pairs[:, 0, 0, width - 1 :: width], pairs[:, 1, 0] = reply.lifted(self._preset)
         self._reply_ring.forward(pairs)
         parms_id, scale = _id(self._context.last_parms_id()), self._preset.reply_scale
         head = _CIPHERTEXT.pack(parms_id, True, 2, degree, 1, scale, 1)
@@ -94,7 +94,7 @@ class SealKey(SecretKey):
         return scores_from_residues(layout, messages[:, 0, width - 1 :: width])
 
     def _seeded(self, saved: bytes) -> Seeded:
-        k, degree = self._ring.roots.shape
+        k, degree = len(self._preset.data_moduli), self._ring.degree
         start = _CIPHERTEXT.size + _ARRAY.size
         words = np.frombuffer(saved, "<u8", k * degree, start).astype(np.uint32)
         return Seeded(words.reshape(k, degree), saved[-SEED_BYTES:])
