@@ -18,9 +18,10 @@ def packed_bytes(count: int, modulus: int) -> int:
 
 def pack(residues: U32, modulus: int) -> bytes:
     """Pack a contiguous uint32 array, all below ``modulus``, flattened in C order."""
-    out = np.zeros(packed_bytes(residues.size, modulus), np.uint8)
-    _pack(np.ascontiguousarray(residues).reshape(-1), (modulus - 1).bit_length(), out)
-    return out.tobytes()
+    length = packed_bytes(residues.size, modulus)
+    words = np.zeros(length // 4 + 1, np.uint32)
+    _pack(np.ascontiguousarray(residues).reshape(-1), (modulus - 1).bit_length(), words)
+    return words.tobytes()[:length]
 
 
 def unpack(data: bytes, count: int, modulus: int) -> U32:
@@ -31,40 +32,36 @@ def unpack(data: bytes, count: int, modulus: int) -> U32:
     expected = packed_bytes(count, modulus)
     if len(data) != expected:
         raise MalformedMessage(f"{count} residues take {expected} bytes, got {len(data)}")
-    residues = np.empty(count, np.uint32)
-    left_over = _unpack(np.frombuffer(data, np.uint8), (modulus - 1).bit_length(), residues)
-    if left_over:
+    width = (modulus - 1).bit_length()
+    if count * width % 8 and data[-1] >> count * width % 8:
         raise MalformedMessage("the bits after the last residue are zero, got others")
+    words = np.zeros(expected // 4 + 2, np.uint32)
+    words.view(np.uint8)[:expected] = np.frombuffer(data, np.uint8)
+    residues = np.empty(count, np.uint32)
+    _unpack(words, width, residues)
     if count and int(residues.max()) >= modulus:
         raise MalformedMessage(f"a residue is below {modulus}, got {residues.max()}")
     return residues
 
 
 @kernel
-def _pack(residues, width, out):  # type: ignore[no-untyped-def]
+def _pack(residues, width, words):  # type: ignore[no-untyped-def]
     held, bits, at = np.uint64(0), 0, 0
     for residue in residues:
         held |= np.uint64(residue) << np.uint64(bits)
         bits += width
-        while bits >= 8:
-            out[at] = np.uint8(held & np.uint64(255))
-            held >>= np.uint64(8)
-            bits -= 8
+        if bits >= 32:
+            words[at] = np.uint32(held)
+            held >>= np.uint64(32)
+            bits -= 32
             at += 1
-    if bits:
-        out[at] = np.uint8(held)
+    words[at] = np.uint32(held)
 
 
 @kernel
-def _unpack(data, width, residues):  # type: ignore[no-untyped-def]
-    held, bits, at = np.uint64(0), 0, 0
+def _unpack(words, width, residues):  # type: ignore[no-untyped-def]
     mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
     for i in range(residues.size):
-        while bits < width:
-            held |= np.uint64(data[at]) << np.uint64(bits)
-            bits += 8
-            at += 1
-        residues[i] = np.uint32(held & mask)
-        held >>= np.uint64(width)
-        bits -= width
-    return held
+        at, bit = (i * width) >> 5, np.uint64((i * width) & 31)
+        pair = np.uint64(words[at]) | np.uint64(words[at + 1]) << np.uint64(32)
+        residues[i] = np.uint32((pair >> bit) & mask)

@@ -140,25 +140,27 @@ def _smallest_root(degree: int, modulus: int) -> int:
 
 @kernel
 def _forward(polynomials, constants):  # type: ignore[no-untyped-def]
-    columns = constants.forward.tail.shape[2]
+    columns, rows = constants.forward.tail.shape[2], constants.forward.tail.shape[1] + 1
     lanes = np.empty(polynomials.shape[2], np.uint32)
     for p in range(polynomials.shape[0]):
         for i in range(constants.moduli.size):
             x = polynomials[p, i]
             forward_lanes(x, lanes, i, constants)
-            for j in range(lanes.size):
-                x[(j % columns) * (lanes.size // columns) + j // columns] = lanes[j]
+            for column in range(columns):
+                for row in range(rows):
+                    x[column * rows + row] = lanes[row * columns + column]
 
 
 @kernel
 def _inverse(polynomials, constants):  # type: ignore[no-untyped-def]
-    columns = constants.inverse.tail.shape[2]
+    columns, rows = constants.inverse.tail.shape[2], constants.inverse.tail.shape[1] + 1
     lanes = np.empty(polynomials.shape[2], np.uint32)
     for p in range(polynomials.shape[0]):
         for i in range(constants.moduli.size):
             x = polynomials[p, i]
-            for j in range(lanes.size):
-                lanes[j] = x[(j % columns) * (lanes.size // columns) + j // columns]
+            for column in range(columns):
+                for row in range(rows):
+                    lanes[row * columns + column] = x[column * rows + row]
             inverse_lanes(lanes, x, 1, i, constants)
 
 

@@ -94,20 +94,22 @@ class RemoteInstitution:
         request = wire.score_request(described, public_keys, chunks)
         traffic.upload_bytes += request.ByteSize()
         now = traffic.clock("encrypt", now)
-        replies, next_block = [], 0
+        scores, next_block = [], 0
         try:
+            # Decrypted as they come, while the institution works on the rest.
             for message in self._stub.Score(request, timeout=self._timeout):
                 traffic.download_bytes += message.ByteSize()
-                replies.append(wire.parse_score_response(message, layout, next_block))
-                next_block += len(replies[-1].c0)
+                reply = wire.parse_score_response(message, layout, next_block)
+                now = traffic.clock("answer", now)
+                scores.append(key.decrypt_scores(layout, reply).reshape(-1))
+                next_block += len(reply.c0)
+                now = traffic.clock("decrypt", now)
         except grpc.RpcError as error:
             raise error_from_rpc(error, self.name) from error
         if next_block != layout.blocks:
             raise MalformedMessage(f"{layout.blocks} blocks are due, got {next_block}")
-        now = traffic.clock("answer", now)
-        scores = np.concatenate([key.decrypt_scores(layout, reply) for reply in replies])
-        traffic.clock("decrypt", now)
-        return scores.reshape(-1)[: layout.items]
+        traffic.clock("answer", now)
+        return np.concatenate(scores)[: layout.items]
 
     def fetch(
         self, described: wire.IndexDescription, winners: list[int], count: int, traffic: Traffic
