@@ -24,7 +24,7 @@ MAX_DIM = 1024
 MAX_NORM = 1.001
 """Embeddings lie on the unit sphere; the margin is for float32."""
 
-_CHUNK_WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128)
+CHUNK_WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,10 @@ class Layout:
         """Raise :class:`UsageError` unless every number is in range."""
         if not 1 <= self.dim <= MAX_DIM:
             raise UsageError(f"embeddings have 1 to {MAX_DIM} coordinates, got {self.dim}")
-        if self.chunk_width not in _CHUNK_WIDTHS:
-            raise UsageError(f"chunk width is one of {_CHUNK_WIDTHS}, got {self.chunk_width}")
+        if self.chunk_width not in CHUNK_WIDTHS:
+            raise UsageError(f"chunk width is one of {CHUNK_WIDTHS}, got {self.chunk_width}")
         if not 1 <= self.items < 2**40:
             raise UsageError(f"an index holds at least one item, got {self.items}")
-
-    @classmethod
-    def smallest(cls, preset: Preset, dim: int, items: int) -> "Layout":
-        """Return the layout that moves the fewest bytes for one question, up and down."""
-        layouts = [cls(preset, dim, width, items) for width in _CHUNK_WIDTHS]
-        return min(layouts, key=lambda one: one.upload_bytes + one.download_bytes)
 
     @property
     def chunks(self) -> int:

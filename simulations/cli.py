@@ -13,6 +13,7 @@ import click
 import typer
 
 from client.institution.cli import app as institution
+from client.institution.cli import index_app as index
 from protocol.errors import UsageError
 from protocol.terminal import AsJson, Outcome, command, fail, progress
 from simulations.bench.cli import app as bench
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(institution, name="institution")
+app.add_typer(index, name="index")
 app.add_typer(bench, name="bench")
 
 

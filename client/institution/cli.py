@@ -8,6 +8,11 @@ import typer
 from protocol.terminal import AsJson, Outcome, command, progress, say
 
 app = typer.Typer(help="Index your images and answer encrypted questions.", no_args_is_help=True)
+index_app = typer.Typer(help="Plan an index.", no_args_is_help=True)
+
+GoalOption = Annotated[
+    str, typer.Option(help="What the chunk width shall make least: bytes or latency.")
+]
 
 
 @app.command()
@@ -17,6 +22,7 @@ def index(
     release: Annotated[Path, typer.Option(help="Folder of the model release.")],
     out: Annotated[Path, typer.Option(help="Folder of the index; a new epoch is added.")],
     preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
+    goal: GoalOption = "bytes",
     as_json: AsJson = False,
 ) -> Outcome:
     """Embed every image of a folder with a release, and pack the index for encrypted scoring."""
@@ -27,7 +33,7 @@ def index(
 
     embedder = Embedder(read_release(release))
     with progress("packing", None) as show:
-        built, _, skips = embed_folder(data, embedder, out, preset_by_name(preset), show)
+        built, _, skips = embed_folder(data, embedder, out, preset_by_name(preset), show, goal)
     for skip in skips:
         say(f"skipped {skip}")
     manifest = built.manifest
@@ -91,3 +97,29 @@ def serve(
     )
     run(settings, until_stdin_closes)
     return Outcome(f"{name} has stopped", {"name": name})
+
+
+@index_app.callback()
+def _group() -> None:
+    """Keep ``plan`` a command of its own name while it is the only one."""
+
+
+@index_app.command()
+@command
+def plan(
+    items: Annotated[int, typer.Option(help="How many items.")],
+    dim: Annotated[int, typer.Option(help="Width of an embedding.")] = 128,
+    preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
+    up_mbit: Annotated[float, typer.Option(help="A searcher's Mbit/s to you.")] = 100.0,
+    down_mbit: Annotated[float, typer.Option(help="Your Mbit/s to a searcher.")] = 100.0,
+    threads: Annotated[int, typer.Option(help="Threads for scoring.")] = 1,
+    goal: GoalOption = "bytes",
+    as_json: AsJson = False,
+) -> Outcome:
+    """Show what every chunk width costs, and which one the goal chooses."""
+    from client.institution.planning import outcome
+    from protocol.params import preset_by_name
+    from protocol.plan import Costs, plans
+
+    costs = Costs(up_mbit, down_mbit, threads)
+    return outcome(plans(preset_by_name(preset), dim, items, costs), goal)

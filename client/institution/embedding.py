@@ -16,6 +16,7 @@ def embed_folder(
     root: Path,
     preset: Preset = PRIVATE,
     progress: Callable[[int], None] = lambda blocks: None,
+    goal: str = "bytes",
 ) -> tuple[Index, list[Pair], tuple[Skip, ...]]:
     """Embed every image of the folder ``data`` and build the next epoch of the index in ``root``.
 
@@ -26,5 +27,5 @@ def embed_folder(
     pixels, kept, skips = load_pixels(folder, folder.pairs, embedder.image_size)
     pairs = [folder.pairs[i] for i in kept]
     embeddings = embedder.pixels(pixels)
-    index = build_index(root, embedder.release_id, embeddings, pairs, preset, progress)
+    index = build_index(root, embedder.release_id, embeddings, pairs, preset, progress, goal)
     return index, pairs, folder.skipped + skips

@@ -28,6 +28,7 @@ from protocol.errors import DataError, StorageError
 from protocol.files import storage_error, sync_folder, write_atomically
 from protocol.packing import Layout
 from protocol.params import PRIVATE, Preset, preset_by_name
+from protocol.plan import Costs, best, plans
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,11 @@ def build_index(
     pairs: list[Pair],
     preset: Preset = PRIVATE,
     progress: Callable[[int], None] = lambda blocks: None,
+    goal: str = "bytes",
 ) -> Index:
     """Build the next epoch in ``root`` from ``embeddings`` float32 [n, dim] of n ``pairs``.
 
-    The packing moves the fewest bytes for this n and dim. A crash leaves the old epoch.
+    The chunk width is the best one for ``goal`` (``protocol.plan``). A crash leaves the old epoch.
     Raises :class:`DataError` for an empty collection, :class:`StorageError` for a full disk.
     """
     if len(pairs) != len(embeddings) or not len(pairs):
@@ -131,7 +133,7 @@ def build_index(
             f"an index needs an embedding for each image, got {len(embeddings)} for {len(pairs)}",
             "Look at the images that were skipped: is any left?",
         )
-    layout = Layout.smallest(preset, embeddings.shape[1], len(pairs))
+    layout = best(plans(preset, embeddings.shape[1], len(pairs), Costs()), goal).layout
     epoch = 1 + max((int(one.name[6:]) for one in root.glob("epoch-[0-9]*")), default=0)
     folder, building = root / _epoch_name(epoch), root / f"building-{epoch:06d}"
     try:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.institution.blocks import block_shape, pack_block
-from protocol.errors import StorageError, UsageError
+from protocol.errors import BlindsightError, StorageError, UsageError
 from protocol.files import storage_error, sync_folder
 from protocol.ntt import U32
 from protocol.packing import Layout
@@ -95,7 +95,7 @@ class PackedIndex:
             shape = (self.layout.blocks, *block_shape(self.layout))
             self._head: NDArray[np.uint8] = np.memmap(path, np.uint8, "r", 0, _start(self.layout))
             self.blocks: U32 = np.memmap(path, np.uint32, "r", _start(self.layout), shape)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, BlindsightError) as error:
             raise StorageError(
                 f"{path.name} is not a usable packed index: {error}", REBUILD
             ) from error
@@ -239,7 +239,8 @@ def _layout(head: bytes) -> Layout:
     if any(type(size) is not int for size in sizes):
         raise ValueError(f"its sizes are whole numbers, got {sizes}")
     layout = Layout(preset_by_name(fields["preset"]), *sizes)
-    if _header(layout, bytes.fromhex(fields["embeddings"]).hex().zfill(2 * _DIGEST)) != head:
+    digest = bytes.fromhex(fields["embeddings"])
+    if len(digest) != _DIGEST or _header(layout, digest.hex()) != head:
         raise ValueError("its header is not as this version writes it")
     return layout
 

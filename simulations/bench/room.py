@@ -7,7 +7,6 @@ from pathlib import Path
 import psutil
 
 from protocol.errors import StorageError, UsageError
-from protocol.packing import Layout
 from protocol.params import Preset
 from protocol.wire import MAX_ITEMS
 
@@ -37,7 +36,7 @@ class Room:
         """
         if items > MAX_ITEMS:
             raise UsageError(f"an index has at most {MAX_ITEMS:,} items, got {items:,}")
-        layout = Layout.smallest(preset, dim, items)
+        layout = best(plans(preset, dim, items, Costs()), "bytes").layout
         vectors = _WORD_BYTES * items * dim
         # Ours, FAISS's here for the comparison, FAISS's in the service.
         memory = 3 * vectors + _ROW_BYTES * items + _BASE_BYTES

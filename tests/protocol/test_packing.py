@@ -13,6 +13,7 @@ from protocol.errors import UsageError
 from protocol.insecure_twin import InsecureTwin
 from protocol.packing import Layout
 from protocol.params import FAST, PRESETS, PRIVATE, Preset
+from protocol.plan import Costs, best, plans
 from protocol.scheme import EncryptedScores
 from protocol.wire import IndexDescription, score_request, score_response
 
@@ -186,7 +187,7 @@ def moved(layout: Layout) -> int:
 @given(presets, st.integers(1, 1024), st.integers(1, 10_000_000) | st.integers(1, 200))
 @example(PRIVATE, 1, 1)
 def test_smallest_is_no_worse_than_any_other(preset: Preset, dim: int, items: int) -> None:
-    smallest = Layout.smallest(preset, dim, items)
+    smallest = best(plans(preset, dim, items, Costs()), "bytes").layout
     assert (smallest.preset, smallest.dim, smallest.items) == (preset, dim, items)
     for width in WIDTHS:
         assert moved(smallest) <= moved(Layout(preset, dim, width, items))
@@ -230,7 +231,7 @@ def test_a_layout_that_cannot_be_is_refused(changes: dict[str, int], says: str) 
 @pytest.mark.parametrize("dim", [0, -1, 1025])
 def test_smallest_refuses_an_impossible_width_too(dim: int) -> None:
     with pytest.raises(UsageError):
-        Layout.smallest(PRIVATE, dim, 10)
+        best(plans(PRIVATE, dim, 10, Costs()), "bytes")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1.01, -3.0, 3e38])
