@@ -73,7 +73,8 @@ class Index:
 
     @cached_property
     def _store(self) -> faiss.Index:
-        return faiss.read_index(str(self._folder / "embeddings.faiss"))
+        # Mapped: a service of a million items has no gigabyte of embeddings in its own memory.
+        return faiss.read_index(str(self._folder / "embeddings.faiss"), faiss.IO_FLAG_MMAP_IFC)
 
     @cached_property
     def packed(self) -> PackedIndex:
@@ -137,8 +138,8 @@ def build_index(
     epoch = 1 + max((int(one.name[6:]) for one in root.glob("epoch-[0-9]*")), default=0)
     folder, building = root / _epoch_name(epoch), root / f"building-{epoch:06d}"
     try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
+        # What a build that was killed has packed is kept (write_packed says when).
+        building.mkdir(parents=True, exist_ok=True)
         store = faiss.IndexFlatIP(layout.dim)
         store.add(np.ascontiguousarray(embeddings))
         faiss.write_index(store, str(building / "embeddings.faiss"))
@@ -153,10 +154,16 @@ def build_index(
         building.rename(folder)
         sync_folder(root)
         write_atomically(root / "current", str(epoch))
-    except OSError as error:
-        raise storage_error(folder, error) from error
-    finally:
+    except Exception as error:
         shutil.rmtree(building, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise storage_error(folder, error) from error
+        if isinstance(error, (RuntimeError, sqlite3.Error)):  # how FAISS and SQLite say it
+            raise StorageError(
+                f"{folder} cannot be written: {str(error)[:200]}",
+                "Is the disk full? Free some space or choose another place, then try again.",
+            ) from error
+        raise
     return Index(root)
 
 
@@ -165,6 +172,7 @@ def _epoch_name(epoch: int) -> str:
 
 
 def _write_items(path: Path, pairs: list[Pair]) -> None:
+    path.unlink(missing_ok=True)
     table = sqlite3.connect(path)
     with table:
         table.execute(

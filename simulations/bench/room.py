@@ -8,6 +8,7 @@ import psutil
 
 from protocol.errors import StorageError, UsageError
 from protocol.params import Preset
+from protocol.plan import Costs, best, plans
 from protocol.wire import MAX_ITEMS
 
 _WORD_BYTES = 4

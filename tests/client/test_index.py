@@ -48,7 +48,14 @@ def test_a_crash_while_building_leaves_the_old_epoch(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         build_index(root, RELEASE, rows, [Pair("a.png", ("c",))] * 30, progress=crash)
     assert Index(root).manifest.epoch == 1
-    assert sorted(one.name for one in root.iterdir()) == ["current", "epoch-000001"]
+    build(root)  # what was left of the interrupted build is used or replaced
+    assert sorted(one.name for one in root.iterdir()) == [
+        "current",
+        "epoch-000001",
+        "epoch-000002",
+    ]
+    assert Index(root).manifest.epoch == 2
+    Index(root).verify()
 
 
 @pytest.mark.parametrize("name", ["embeddings.faiss", "items.sqlite", "packed.bin"])
