@@ -43,7 +43,7 @@ class Layout:
         if self.chunk_width not in CHUNK_WIDTHS:
             raise UsageError(f"chunk width is one of {CHUNK_WIDTHS}, got {self.chunk_width}")
         if not 1 <= self.items < 2**40:
-            raise UsageError(f"an index holds at least one item, got {self.items}")
+            raise UsageError(f"an index holds 1 to 2^40 - 1 items, got {self.items}")
 
     @property
     def chunks(self) -> int:

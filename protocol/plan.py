@@ -5,6 +5,7 @@ N/d2 items), so the best one depends on how many items there are, and on the net
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from protocol.errors import UsageError
@@ -40,9 +41,10 @@ class Costs:
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` for a network or a machine that cannot be."""
-        if min(self.up_mbit, self.down_mbit) <= 0:
+        if not all(0 < rate < inf for rate in (self.up_mbit, self.down_mbit)):
             raise UsageError(
-                f"bandwidths are above 0 Mbit/s, got {self.up_mbit} up, {self.down_mbit} down"
+                f"bandwidths are above 0 Mbit/s and finite, got {self.up_mbit} up, "
+                f"{self.down_mbit} down"
             )
         if self.threads < 1:
             raise UsageError(f"at least one thread scores, got {self.threads}")

@@ -13,6 +13,8 @@ index_app = typer.Typer(help="Plan an index.", no_args_is_help=True)
 GoalOption = Annotated[
     str, typer.Option(help="What the chunk width shall make least: bytes or latency.")
 ]
+UpOption = Annotated[float, typer.Option(help="A searcher's Mbit/s to you.")]
+DownOption = Annotated[float, typer.Option(help="Your Mbit/s to a searcher.")]
 
 
 @app.command()
@@ -23,6 +25,8 @@ def index(
     out: Annotated[Path, typer.Option(help="Folder of the index; a new epoch is added.")],
     preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
     goal: GoalOption = "bytes",
+    up_mbit: UpOption = 100.0,
+    down_mbit: DownOption = 100.0,
     as_json: AsJson = False,
 ) -> Outcome:
     """Embed every image of a folder with a release, and pack the index for encrypted scoring."""
@@ -30,10 +34,12 @@ def index(
     from protocol.model.embedder import Embedder
     from protocol.model.release import read_release
     from protocol.params import preset_by_name
+    from protocol.plan import Costs
 
+    parameters, costs = preset_by_name(preset), Costs(up_mbit, down_mbit)
     embedder = Embedder(read_release(release))
     with progress("packing", None) as show:
-        built, _, skips = embed_folder(data, embedder, out, preset_by_name(preset), show, goal)
+        built, _, skips = embed_folder(data, embedder, out, parameters, show, goal, costs)
     for skip in skips:
         say(f"skipped {skip}")
     manifest = built.manifest
@@ -110,8 +116,8 @@ def plan(
     items: Annotated[int, typer.Option(help="How many items.")],
     dim: Annotated[int, typer.Option(help="Width of an embedding.")] = 128,
     preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
-    up_mbit: Annotated[float, typer.Option(help="A searcher's Mbit/s to you.")] = 100.0,
-    down_mbit: Annotated[float, typer.Option(help="Your Mbit/s to a searcher.")] = 100.0,
+    up_mbit: UpOption = 100.0,
+    down_mbit: DownOption = 100.0,
     threads: Annotated[int, typer.Option(help="Threads for scoring.")] = 1,
     goal: GoalOption = "bytes",
     as_json: AsJson = False,

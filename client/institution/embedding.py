@@ -8,6 +8,7 @@ from client.institution.index import Index, build_index
 from client.institution.pairs import Pair, Skip, read_pairs
 from protocol.model.embedder import Embedder
 from protocol.params import PRIVATE, Preset
+from protocol.plan import Costs
 
 
 def embed_folder(
@@ -17,6 +18,7 @@ def embed_folder(
     preset: Preset = PRIVATE,
     progress: Callable[[int], None] = lambda blocks: None,
     goal: str = "bytes",
+    costs: Costs | None = None,
 ) -> tuple[Index, list[Pair], tuple[Skip, ...]]:
     """Embed every image of the folder ``data`` and build the next epoch of the index in ``root``.
 
@@ -27,5 +29,5 @@ def embed_folder(
     pixels, kept, skips = load_pixels(folder, folder.pairs, embedder.image_size)
     pairs = [folder.pairs[i] for i in kept]
     embeddings = embedder.pixels(pixels)
-    index = build_index(root, embedder.release_id, embeddings, pairs, preset, progress, goal)
+    index = build_index(root, embedder.release_id, embeddings, pairs, preset, progress, goal, costs)
     return index, pairs, folder.skipped + skips

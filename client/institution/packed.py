@@ -62,7 +62,7 @@ def write_packed(
             f"embeddings are float32 {(layout.items, layout.dim)}, "
             f"got {embeddings.dtype} {embeddings.shape}"
         )
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with alone(part) as file:
@@ -122,6 +122,11 @@ class PackedIndex:
                 f"from their digests (block {some})",
                 REBUILD,
             )
+
+
+def part_of(path: Path) -> Path:
+    """Return where ``path`` is written until it is whole."""
+    return path.with_name(f".{path.name}.part")
 
 
 @contextmanager

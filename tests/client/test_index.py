@@ -1,21 +1,40 @@
 """An index is whole or absent, and says when it is damaged."""
 
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from client.institution.index import Index, build_index
 from client.institution.pairs import Pair
-from protocol.errors import DataError, StorageError
+from protocol.errors import DataError, StorageError, UsageError
+from protocol.params import PRIVATE
+from protocol.plan import Costs, best, plans
 
+ROOT = Path(__file__).parents[2]
 RELEASE = "0123456789abcdef"
+FILES = ["embeddings.faiss", "items.sqlite", "manifest.json", "packed.bin"]
+
+
+def unit_vectors(count: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def build(root: Path, count: int = 30, seed: int = 0) -> Index:
-    rows = np.random.default_rng(seed).standard_normal((count, 8)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return build_index(root, RELEASE, rows, [Pair(f"{i}.png", (f"c{i}",)) for i in range(count)])
+    pairs = [Pair(f"{i}.png", (f"c{i}",)) for i in range(count)]
+    return build_index(root, RELEASE, unit_vectors(count, 8, seed), pairs)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir())
 
 
 def test_what_was_built_can_be_searched(tmp_path: Path) -> None:
@@ -28,6 +47,13 @@ def test_what_was_built_can_be_searched(tmp_path: Path) -> None:
     index.verify()
 
 
+def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+    build(tmp_path)
+    for name in FILES:
+        mode = (tmp_path / "epoch-000001" / name).stat().st_mode
+        assert mode & 0o777 == 0o600, name
+
+
 def test_a_new_build_is_a_new_epoch_beside_the_old_one(tmp_path: Path) -> None:
     root = tmp_path / "index"
     old = build(root)
@@ -35,6 +61,15 @@ def test_a_new_build_is_a_new_epoch_beside_the_old_one(tmp_path: Path) -> None:
     assert (old.manifest.epoch, new.manifest.epoch) == (1, 2)
     assert Index(root).manifest.epoch == 2
     assert old.embeddings().shape == (30, 8), "the old epoch can still be read"
+
+
+@pytest.mark.parametrize("goal", ["bytes", "latency"])
+@pytest.mark.parametrize("costs", [None, Costs(1.0, 1000.0), Costs(1000.0, 1.0)])
+def test_it_is_packed_as_was_planned(tmp_path: Path, goal: str, costs: Costs | None) -> None:
+    rows = unit_vectors(500, 200)
+    pairs = [Pair("a.png", ("c",))] * len(rows)
+    index = build_index(tmp_path, RELEASE, rows, pairs, goal=goal, costs=costs)
+    assert index.packed.layout == best(plans(PRIVATE, 200, 500, costs or Costs()), goal).layout
 
 
 def test_a_crash_while_building_leaves_the_old_epoch(tmp_path: Path) -> None:
@@ -49,13 +84,106 @@ def test_a_crash_while_building_leaves_the_old_epoch(tmp_path: Path) -> None:
         build_index(root, RELEASE, rows, [Pair("a.png", ("c",))] * 30, progress=crash)
     assert Index(root).manifest.epoch == 1
     build(root)  # what was left of the interrupted build is used or replaced
-    assert sorted(one.name for one in root.iterdir()) == [
-        "current",
-        "epoch-000001",
-        "epoch-000002",
-    ]
+    assert names(root) == ["building.lock", "current", "epoch-000001", "epoch-000002"]
+    assert names(root / "epoch-000002") == FILES
     assert Index(root).manifest.epoch == 2
     Index(root).verify()
+
+
+def test_a_killed_build_goes_on_with_its_packing(tmp_path: Path) -> None:
+    """Killed while it packs, with the temporary files of a build that was killed earlier."""
+    root = tmp_path / "index"
+    build(root)
+    rows = unit_vectors(40_000, 8)
+    np.save(tmp_path / "rows.npy", rows)
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+import numpy as np
+from pathlib import Path
+from client.institution.index import build_index
+from client.institution.pairs import Pair
+rows = np.load(sys.argv[2])
+
+def progress(done):
+    print(done, flush=True)
+    if done == 5: os.kill(os.getpid(), signal.SIGKILL)
+
+pairs = [Pair("a.png", ("c",))] * len(rows)
+build_index(Path(sys.argv[1]), {RELEASE!r}, rows, pairs, progress=progress)
+"""
+    command = [sys.executable, "-c", script, str(root), str(tmp_path / "rows.npy")]
+    killed = subprocess.run(command, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.stdout.split() == ["0", "1", "2", "3", "4", "5"]
+    assert Index(root).manifest.epoch == 1
+    for name in (".embeddings.faiss.x7", "items.sqlite-journal", "packed.bin", "manifest.json"):
+        (root / "building-000002" / name).write_text("of a build that was killed")
+
+    seen: list[int] = []
+    pairs = [Pair("a.png", ("c",))] * len(rows)
+    index = build_index(root, RELEASE, rows, pairs, progress=seen.append)
+    assert index.layout.blocks > seen[0] >= 5, "what was packed is not packed again"
+    assert seen == list(range(seen[0], index.layout.blocks + 1))
+    assert names(root / "epoch-000002") == FILES
+    assert np.array_equal(index.embeddings(), rows)
+    index.verify()
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "index"
+    build(root)
+    rows = np.full((30, 8), 2, np.float32)
+    with pytest.raises(UsageError, match="norm 1 at most"):
+        build_index(root, RELEASE, rows, [Pair("a.png", ("c",))] * 30)
+    assert names(root) == ["building.lock", "current", "epoch-000001"]
+    assert Index(root).manifest.epoch == 1
+
+
+def test_a_second_build_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
+    root, rows, pairs = tmp_path / "index", unit_vectors(30, 8), [Pair("a.png", ("c",))] * 30
+    refused: list[str] = []
+
+    def build_another(done: int) -> None:
+        with pytest.raises(StorageError, match="another process is writing") as caught:
+            build(root)
+        refused.append(caught.value.hint)
+
+    build_index(root, RELEASE, rows, pairs, progress=build_another).verify()
+    assert refused and "Wait" in refused[0]
+    assert names(root) == ["building.lock", "current", "epoch-000001"]
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_epoch(tmp_path: Path) -> None:
+    """Full for FAISS's file, for SQLite's and for the packed one: by a limit on file size."""
+    root = tmp_path / "index"
+    build(root)
+    script = f"""
+import resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+import numpy as np
+from pathlib import Path
+from client.institution.index import build_index
+from client.institution.pairs import Pair
+from protocol.errors import StorageError
+rows = np.eye(8, dtype=np.float32)[np.arange(2000) % 8]
+pairs = [Pair("a.png", ("c" * 40,))] * len(rows)
+for limit in (50_000, 100_000, 170_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        build_index(Path(sys.argv[1]), {RELEASE!r}, rows, pairs)
+    except StorageError as error:
+        assert error.hint
+        print(error.message)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(root)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == 3
+    for line, name in zip(said, FILES[:1] + FILES[1:2] + FILES[3:], strict=True):
+        assert f"building-000002/{name} cannot be written" in line
+    assert names(root) == ["building.lock", "current", "epoch-000001"]
+    build(root).verify()
 
 
 @pytest.mark.parametrize("name", ["embeddings.faiss", "items.sqlite", "packed.bin"])
@@ -65,8 +193,85 @@ def test_damage_is_found(tmp_path: Path, name: str) -> None:
     whole = bytearray(path.read_bytes())
     whole[-20] ^= 4
     path.write_bytes(whole)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="damaged"):
         index.verify()
+    path.unlink()
+    with pytest.raises(StorageError):
+        Index(tmp_path / "index").verify()
+
+
+def test_the_packed_form_of_other_embeddings_is_found(tmp_path: Path) -> None:
+    build(tmp_path / "index")
+    other = build(tmp_path / "other", seed=1)
+    shutil.copy(other.packed.path, tmp_path / "index" / "epoch-000001" / "packed.bin")
+    with pytest.raises(StorageError, match=r"packed\.bin is damaged"):
+        Index(tmp_path / "index").verify()
+
+
+# --- the embeddings
+
+
+def test_the_embeddings_are_kept_as_faiss_keeps_them(tmp_path: Path) -> None:
+    rows = unit_vectors(5000, 24)
+    mapped = np.lib.format.open_memmap(tmp_path / "rows.npy", "w+", np.float32, rows.shape)
+    mapped[:] = rows
+    build_index(tmp_path / "index", RELEASE, mapped, [Pair("a.png", ("c",))] * len(rows))
+    store = faiss.IndexFlatIP(24)
+    store.add(rows)
+    faiss.write_index(store, str(tmp_path / "by.faiss"))
+    ours = tmp_path / "index" / "epoch-000001" / "embeddings.faiss"
+    assert ours.read_bytes() == (tmp_path / "by.faiss").read_bytes()
+    question = unit_vectors(3, 24, seed=5)
+    for got, expected in zip(
+        Index(tmp_path / "index").search(question, 7), store.search(question, 7), strict=True
+    ):
+        assert np.array_equal(got, expected)
+
+
+def test_a_service_maps_the_embeddings(tmp_path: Path) -> None:
+    """The process's own memory does not grow by them, neither to read one nor to search."""
+    rows = unit_vectors(30_000, 256)
+    build_index(tmp_path, RELEASE, rows, [Pair("a.png", ("c",))] * len(rows))
+    script = f"""
+import re, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from client.institution.index import Index
+
+def own():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+before = own()
+Index(Path(sys.argv[1])).embedding(29_999)
+print(own() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 5_000, "of 30,000 kB of embeddings"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:30],
+        lambda content: content[:-1],
+        lambda content: b"IxF2" + content[4:],
+        lambda content: content[:8] + (10**12).to_bytes(8, "little") + content[16:],
+        lambda content: content[:4] + (9).to_bytes(4, "little") + content[8:],
+    ],
+    ids=["empty", "head", "cut", "kind", "items", "dim"],
+)
+def test_embeddings_that_faiss_cannot_read_are_refused(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    index = build(tmp_path)
+    path = tmp_path / "epoch-000001" / "embeddings.faiss"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(StorageError, match=r"embeddings\.faiss") as caught:
+        index.embedding(0)
+    assert "Build it again" in caught.value.hint
 
 
 def test_what_is_no_index_is_refused(tmp_path: Path) -> None:

@@ -217,9 +217,9 @@ def test_blocks_hold_all_items_and_chunks_all_coordinates(
         ({"chunk_width": 3}, "chunk width .* got 3"),
         ({"chunk_width": 256}, "chunk width"),
         ({"chunk_width": -1}, "chunk width"),
-        ({"items": 0}, "at least one item, got 0"),
-        ({"items": -5}, "at least one item"),
-        ({"items": 2**40}, "item"),
+        ({"items": 0}, "1 to .* items, got 0"),
+        ({"items": -5}, "1 to .* items, got -5"),
+        ({"items": 2**40}, "1 to .* items, got 1099511627776"),
     ],
 )
 def test_a_layout_that_cannot_be_is_refused(changes: dict[str, int], says: str) -> None:

@@ -43,7 +43,16 @@ def test_threads_shorten_the_server_alone() -> None:
     assert two.searcher_ms == one.searcher_ms
 
 
-@pytest.mark.parametrize("bad", [{"up_mbit": 0}, {"down_mbit": -1.0}, {"threads": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"up_mbit": 0},
+        {"up_mbit": float("nan")},
+        {"down_mbit": -1.0},
+        {"down_mbit": float("inf")},
+        {"threads": 0},
+    ],
+)
 def test_a_network_that_cannot_be_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         Costs(**bad)  # type: ignore[arg-type]
