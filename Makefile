@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PROTOS := $(wildcard protocol/blindsight/v1/*.proto)
 
-.PHONY: help demo test check stubs lock clean
+.PHONY: help demo test fuzz check stubs lock clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -14,6 +14,10 @@ demo: $(BIN)/.run  ## Train, index and search a small federation; ends with demo
 
 test: $(BIN)/.dev  ## Run all tests
 	$(BIN)/pytest
+
+fuzz: $(BIN)/.dev  ## Fuzz every decoder of foreign bytes for FUZZ_SECONDS (60)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,fuzz]'
+	$(BIN)/python -m tests.fuzz.guided
 
 check: $(BIN)/.dev  ## Lint, types, architecture, fresh stubs, docs in step
 	$(BIN)/ruff check

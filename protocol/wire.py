@@ -161,10 +161,11 @@ def parse_fetch_request(message: pb.FetchRequest, served: IndexDescription) -> l
             f"the positions are of epoch {message.epoch}, the index is at epoch {served.epoch}",
             "Search again.",
         )
-    positions = list(message.positions)
+    positions = list(message.positions[: MAX_POSITIONS + 1])
     if not 1 <= len(positions) <= MAX_POSITIONS or len(set(positions)) != len(positions):
         raise MalformedMessage(
-            f"1 to {MAX_POSITIONS} different positions are fetched at once, got {len(positions)}"
+            f"1 to {MAX_POSITIONS} different positions are fetched at once, "
+            f"got {len(message.positions)}"
         )
     if max(positions) >= served.layout.items:
         raise MalformedMessage(f"positions are below {served.layout.items}, got {max(positions)}")

@@ -29,12 +29,20 @@ from numpy.typing import NDArray
 from client.institution.packed import REBUILD, PackedIndex, alone, part_of, write_packed
 from client.institution.pairs import Pair
 from protocol.errors import DataError, StorageError
-from protocol.files import replace_atomically, storage_error, sync_folder, write_atomically
+from protocol.files import (
+    check_file,
+    replace_atomically,
+    storage_error,
+    sync_folder,
+    write_atomically,
+)
 from protocol.packing import Layout
 from protocol.params import PRIVATE, Preset, preset_by_name
 from protocol.plan import Costs, best, plans
 
 _ROWS = 4096
+_MANIFEST_BYTES = 1 << 16
+_FILES = {"embeddings.faiss", "items.sqlite", "packed.bin"}
 
 
 @dataclass(frozen=True)
@@ -67,9 +75,14 @@ class Index:
     def __init__(self, root: Path) -> None:
         """Open the current epoch in ``root``; raise :class:`StorageError` if it is not whole."""
         try:
-            epoch = int((root / "current").read_text())
+            epoch = int(_small_text(root / "current"))
             folder = root / _epoch_name(epoch)
-            self.manifest = Manifest(**json.loads((folder / "manifest.json").read_text()))
+            self.manifest = Manifest(**json.loads(_small_text(folder / "manifest.json")))
+            if (
+                not isinstance(self.manifest.checksums, dict)
+                or set(self.manifest.checksums) != _FILES
+            ):
+                raise ValueError(f"its manifest has checksums of {', '.join(sorted(_FILES))}")
             self.layout = Layout(
                 preset_by_name(self.manifest.preset),
                 self.manifest.dim,
@@ -191,8 +204,7 @@ def _build(
         _write_store(building / "embeddings.faiss", embeddings)
         _write_items(building / "items.sqlite", pairs)
         write_packed(packed, layout, embeddings, progress)
-        names = ("embeddings.faiss", "items.sqlite", "packed.bin")
-        checksums = {name: _checksum(building / name) for name in names}
+        checksums = {name: _checksum(building / name) for name in sorted(_FILES)}
         manifest = Manifest(
             release_id,
             epoch,
@@ -209,6 +221,11 @@ def _build(
     except Exception:
         shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+def _small_text(path: Path) -> str:
+    check_file(path, _MANIFEST_BYTES, REBUILD)
+    return path.read_text()
 
 
 def _epoch_name(epoch: int) -> str:

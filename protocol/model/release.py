@@ -55,8 +55,9 @@ class Release:
 
     def parse(self, weights: bytes) -> TwoTowers:
         """As ``load``, from the bytes of model.safetensors, whose hash has been checked."""
-        model = TwoTowers(self.settings)
-        expected = model.state_dict()
+        # Shapes alone at first: settings may claim far more memory than there are weights.
+        with torch.device("meta"):
+            expected = TwoTowers(self.settings).state_dict()
         try:
             found = load(weights)
         except SafetensorError as error:
@@ -73,6 +74,7 @@ class Release:
                 )
             if not bool(torch.isfinite(value).all()):
                 raise _damaged(self.path / MODEL, f"array {name} holds values that are not finite")
+        model = TwoTowers(self.settings)
         model.load_state_dict(found)
         return model.eval()
 

@@ -7,6 +7,7 @@ payload nor the payload against the model, so this file does; nothing is ever un
 
 from collections.abc import Mapping
 from io import BytesIO
+from tokenize import TokenError
 from typing import TypeAlias
 
 import numpy as np
@@ -65,7 +66,8 @@ def _read(name: str, array: Array, shape: tuple[int, ...]) -> npt.NDArray[np.flo
         if npy.read_magic(stream) != (1, 0):
             raise ValueError("not version 1.0")
         found = npy.read_array_header_1_0(stream, max_header_size=_HEADER_BYTES)
-    except ValueError as error:
+    except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
+        # NumPy reads the header by Python's own parser, and mends it by its tokenizer.
         raise MalformedMessage(f"array {name}: not in NumPy's format: {error!s:.80}") from error
     if found != (shape, False, np.dtype("<f4")) or len(array.data) - stream.tell() != size:
         raise MalformedMessage(f"array {name}: its header says {found!r:.80}, expected {shape}")
