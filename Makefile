@@ -17,7 +17,7 @@ test: $(BIN)/.dev  ## Run all tests
 
 fuzz: $(BIN)/.dev  ## Fuzz every decoder of foreign bytes for FUZZ_SECONDS (60)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,fuzz]'
-	$(BIN)/python -m tests.fuzz.guided
+	$(BIN)/python -m tests.fuzz --seconds $(or $(FUZZ_SECONDS),60)
 
 check: $(BIN)/.dev  ## Lint, types, architecture, fresh stubs, docs in step
 	$(BIN)/ruff check

@@ -4,7 +4,6 @@ It takes the bytes or refuses them by a ``BlindsightError``. It never ends other
 more processor time than ``seconds`` nor more memory than ``memory``.
 """
 
-import resource
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -93,9 +92,3 @@ def _bounded(target: Target) -> Iterator[None]:
 def _status(name: str) -> int:
     line = next(one for one in _STATUS.read_text().splitlines() if one.startswith(name))
     return int(line.split()[1]) * 1024
-
-
-def forbid_giants(memory: int) -> None:
-    """Let an allocation fail that is far beyond any bound, before it takes the machine down."""
-    held = _status("VmSize")
-    resource.setrlimit(resource.RLIMIT_AS, (held + memory, resource.RLIM_INFINITY))

@@ -6,11 +6,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import files, messages, models
 from tests.fuzz.mutations import of_bytes
 from tests.fuzz.target import Broken, Target, check
+from tests.fuzz.targets import TARGETS
 
-TARGETS = {**messages.TARGETS, **files.TARGETS, **models.TARGETS}
 every = pytest.mark.parametrize("name", TARGETS)
 
 

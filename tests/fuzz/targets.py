@@ -1,0 +1,5 @@
+"""All targets, by name."""
+
+from tests.fuzz import files, messages, models
+
+TARGETS = {**messages.TARGETS, **files.TARGETS, **models.TARGETS}
