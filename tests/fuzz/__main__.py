@@ -70,6 +70,7 @@ def _fuzz(name: str, folder: Path, seconds: int) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     logging.disable()
+    target.decode(target.seeds()[0])  # what is made once is not of any input
     for number, seed in enumerate(target.seeds()):
         check(target, seed)
         (folder / "corpus" / f"seed-{number}").write_bytes(seed)
