@@ -36,4 +36,5 @@ class _ZeroKey(SecretKey):
         return [Seeded(c0, secrets.token_bytes(SEED_BYTES)) for c0 in encoded]
 
     def decrypt_scores(self, layout: Layout, reply: EncryptedScores) -> NDArray[np.float64]:
-        return scores_from_residues(layout, reply.lifted(layout.preset)[0])
+        modulus = layout.preset.reply_modulus
+        return scores_from_residues(layout, reply.lifted(layout.preset, modulus)[0], modulus)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.compiled import kernel
-from protocol.modular import reduce
+from protocol.modular import below, reduce
 from protocol.ntt import U32, U64, Twiddles, forward_lanes, inverse_lanes, twiddles
 
 
@@ -72,8 +72,10 @@ class Ring:
 
     def residues(self, coefficients: NDArray[np.int64]) -> U32:
         """Reduce signed coefficients ``[..., N]`` to residues ``[..., k, N]``."""
-        signed = self.moduli.astype(np.int64)[:, None]
-        return np.mod(coefficients[..., None, :], signed).astype(np.uint32)
+        words = np.ascontiguousarray(coefficients, np.int64).reshape(-1, self.degree)
+        residues = np.empty((len(words), len(self.moduli), self.degree), np.uint32)
+        _residues(words.view(np.uint64), self.constants, residues)
+        return residues.reshape(*coefficients.shape[:-1], len(self.moduli), self.degree)
 
     def encode(self, coefficients: NDArray[np.int64]) -> U32:
         """Turn signed coefficients ``[..., N]`` into residues ``[..., k, N]`` in NTT form."""
@@ -162,6 +164,20 @@ def _inverse(polynomials, constants):  # type: ignore[no-untyped-def]
                 for row in range(rows):
                     lanes[row * columns + column] = x[column * rows + row]
             inverse_lanes(lanes, x, 1, i, constants)
+
+
+@kernel
+def _residues(words, constants, residues):  # type: ignore[no-untyped-def]
+    for p in range(words.shape[0]):
+        for i in range(constants.moduli.size):
+            q, inverse = constants.moduli[i], constants.negated_inverses[i]
+            fold, carry = constants.montgomery[i], constants.carry[i]
+            for j in range(words.shape[1]):
+                word = words[p, j]
+                x = reduce(np.uint64(reduce(word, q, inverse, fold)) * carry, q, inverse, fold)
+                # As a word a negative number is 2^64 too large.
+                excess = (word >> np.uint64(63)) * carry
+                residues[p, i, j] = below(x + np.uint32(q - excess), np.uint32(q))
 
 
 @kernel

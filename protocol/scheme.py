@@ -36,11 +36,11 @@ class EncryptedScores:
     c1: U32
     """uint32 [m, N], of ``c1_bits`` each"""
 
-    def lifted(self, preset: Preset) -> tuple[U32, U32]:
-        """Return c0 and c1 as residues modulo the reply prime, the nearest to what they say."""
-        modulus = np.uint64(preset.reply_modulus)
+    def lifted(self, preset: Preset, modulus: int) -> tuple[U32, U32]:
+        """Return c0 and c1 as residues modulo ``modulus``, the nearest to what they say."""
+        prime = np.uint64(modulus)
         c0, c1 = (
-            ((words * modulus + np.uint64(1 << bits - 1)) >> np.uint64(bits)).astype(np.uint32)
+            ((words * prime + np.uint64(1 << bits - 1)) >> np.uint64(bits)).astype(np.uint32)
             for words, bits in ((self.c0, preset.c0_bits), (self.c1, preset.c1_bits))
         )
         return c0, c1
@@ -70,9 +70,9 @@ class Scheme(Protocol):
         """Make a fresh key pair under ``preset``."""
 
 
-def scores_from_residues(layout: Layout, residues: U32) -> NDArray[np.float64]:
-    """Centre score residues modulo the reply prime and divide by the reply scale."""
-    modulus = layout.preset.reply_modulus
+def scores_from_residues(layout: Layout, residues: U32, modulus: int) -> NDArray[np.float64]:
+    """Centre score residues, lifted to ``modulus``, and divide by their scale."""
+    preset = layout.preset
     centred = residues.astype(np.int64)
     centred[centred > modulus // 2] -= modulus
-    return centred / layout.preset.reply_scale
+    return centred / (preset.reply_scale * modulus / preset.reply_modulus)

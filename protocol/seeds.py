@@ -73,14 +73,17 @@ def expand(seed: bytes, degree: int, moduli: tuple[int, ...]) -> U32:
     words = _words(seed, 0, count)
     following, block = list(words[count:]), -(-count * 8 // _BLOCK_BYTES)
     candidates = words[:count].reshape(len(moduli), degree)
-    for row, modulus in zip(candidates, moduli, strict=True):
+    residues = np.empty(candidates.shape, np.uint32)
+    for row, modulus, out in zip(candidates, moduli, residues, strict=True):
         limit = np.uint64(_WORD_MAX - _WORD_MAX % modulus - 1)
         for i in np.flatnonzero(row >= limit):
             while row[i] >= limit:
                 if not following:
                     following, block = list(_words(seed, block, 512)), block + 1
                 row[i] = following.pop(0)
-    return (candidates % np.array(moduli, np.uint64)[:, None]).astype(np.uint32)
+        # Not row % modulus: NumPy divides by one number in vectors, and takes rests one by one.
+        out[:] = row - row // np.uint64(modulus) * np.uint64(modulus)
+    return residues
 
 
 def _words(seed: bytes, first_block: int, count: int) -> U64:

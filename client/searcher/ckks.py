@@ -30,6 +30,10 @@ _PLAINTEXT = struct.Struct("<32sQd")  # parms_id, coefficients, scale
 _ARRAY = struct.Struct("<16xQ")  # an inner header, then the number of words
 _MAX_SAVED = 1 << 22
 
+_TOGETHER = 2
+"""Blocks of a reply in one ciphertext, each under a data prime of its own: SEAL decrypts prime by
+prime, and most of its time is not the decryption but the call, the file and its compression."""
+
 
 class SealScheme(Scheme):
     """The real scheme."""
@@ -45,7 +49,7 @@ class SealKey(SecretKey):
     def __init__(self, preset: Preset) -> None:
         self._preset = preset
         self._ring = ring(preset.ring_degree, preset.data_moduli)
-        self._reply_ring = ring(preset.ring_degree, (preset.reply_modulus,))
+        self._reply_ring = ring(preset.ring_degree, preset.data_moduli[:_TOGETHER])
         self._context = _context(preset)
         secret = seal.KeyGenerator(self._context).secret_key()
         self._encryptor = seal.Encryptor(self._context, secret)
@@ -73,12 +77,16 @@ class SealKey(SecretKey):
     def decrypt_scores(self, layout: Layout, reply: EncryptedScores) -> NDArray[np.float64]:
         """Decrypt m blocks; raise :class:`MalformedMessage` if SEAL refuses one."""
         degree, width = self._preset.ring_degree, layout.chunk_width
-        pairs = np.zeros((len(reply.c0), 2, 1, degree), np.uint32)
-        pairs[:, 0, 0, width - 1 :: width], pairs[:, 1, 0] = reply.lifted(self._preset)
+        shape = (-(-len(reply.c0) // _TOGETHER), _TOGETHER, degree)
+        pairs = np.zeros((shape[0], 2, *shape[1:]), np.uint32)
+        primes = self._preset.data_moduli[:_TOGETHER]
+        for i, prime in enumerate(primes):
+            c0, c1 = (part[i::_TOGETHER] for part in reply.lifted(self._preset, prime))
+            pairs[: len(c0), 0, i, width - 1 :: width], pairs[: len(c1), 1, i] = c0, c1
         self._reply_ring.forward(pairs)
-        parms_id, scale = _id(self._context.last_parms_id()), self._preset.reply_scale
-        head = _CIPHERTEXT.pack(parms_id, True, 2, degree, 1, scale, 1)
-        messages = np.empty((len(pairs), 1, degree), np.uint32)
+        parms_id, scale = _level(self._context, _TOGETHER), self._preset.reply_scale
+        head = _CIPHERTEXT.pack(parms_id, True, 2, degree, _TOGETHER, scale, 1)
+        messages = np.empty(shape, np.uint32)
         with _MemoryFile() as file:
             for pair, message in zip(pairs, messages, strict=True):
                 ciphertext, plaintext = seal.Ciphertext(), seal.Plaintext()
@@ -87,11 +95,17 @@ class SealKey(SecretKey):
                     self._decryptor.decrypt(ciphertext, plaintext)
                 except (RuntimeError, ValueError) as error:
                     raise MalformedMessage(f"a reply cannot be decrypted: {error}") from error
-                saved = file.save(plaintext)
-                words = np.frombuffer(saved, "<u8", degree, _PLAINTEXT.size + _ARRAY.size)
-                message[0] = words
+                words = np.frombuffer(
+                    file.save(plaintext), "<u8", message.size, _PLAINTEXT.size + _ARRAY.size
+                )
+                message[:] = words.reshape(message.shape)
         self._reply_ring.inverse(messages)
-        return scores_from_residues(layout, messages[:, 0, width - 1 :: width])
+        scores = np.empty((len(reply.c0), layout.block_items))
+        for i, prime in enumerate(primes):
+            mine = scores[i::_TOGETHER]
+            read = messages[: len(mine), i, width - 1 :: width]
+            mine[:] = scores_from_residues(layout, read, prime)
+        return scores
 
     def _seeded(self, saved: bytes) -> Seeded:
         k, degree = len(self._preset.data_moduli), self._ring.degree
@@ -117,6 +131,14 @@ def _context(preset: Preset) -> Any:
     return context
 
 
+def _level(context: Any, primes: int) -> bytes:
+    """Return the id of SEAL's parameters with so many of the data primes, the first ones."""
+    data = context.first_context_data()
+    while data.chain_index() + 1 > primes:
+        data = data.next_context_data()
+    return _id(data.parms_id())
+
+
 def _id(parms_id: list[int]) -> bytes:
     return struct.pack("<4Q", *parms_id)
 
@@ -134,6 +156,7 @@ class _MemoryFile:
 
     def __enter__(self) -> "_MemoryFile":
         self._fd = os.memfd_create("blindsight", os.MFD_CLOEXEC)
+        self._zstd = zstandard.ZstdDecompressor()
         self._path = f"/proc/self/fd/{self._fd}"
         return self
 
@@ -144,12 +167,11 @@ class _MemoryFile:
         """Return what SEAL saves of ``thing``, decompressed, without its header."""
         os.ftruncate(self._fd, 0)
         thing.save(self._path)
-        saved = os.pread(self._fd, _MAX_SAVED, 0)
-        compression = _HEADER.unpack_from(saved)[4]
-        body = saved[_HEADER.size :]
+        saved = memoryview(os.pread(self._fd, os.fstat(self._fd).st_size, 0))
+        compression, body = _HEADER.unpack_from(saved)[4], saved[_HEADER.size :]
         if compression == _ZSTD:
-            return zstandard.ZstdDecompressor().decompressobj().decompress(body)
-        return body
+            return self._zstd.decompress(body, max_output_size=_MAX_SAVED)
+        return bytes(body)
 
     def load(self, thing: Any, context: Any, body: bytes) -> None:
         """Let SEAL load ``thing`` from an uncompressed ``body``."""

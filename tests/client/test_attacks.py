@@ -129,7 +129,7 @@ def test_ratio_leak(blocks: U32, items: Items) -> None:
     hidden = masked(sums, keys, mask, PRIVATE)
     reply = question.mask(0, lanes, mask)
 
-    c1 = reply.lifted(PRIVATE)[1][:, None].copy()
+    c1 = reply.lifted(PRIVATE, modulus)[1][:, None].copy()
     ring(N, (modulus,)).forward(c1)
     first = items[:128]
     assert mean_cosine(as_items(ratio(sums[0, 1, 0], known, modulus)), first) > 0.99
@@ -302,7 +302,8 @@ def test_a_constant_question_under_public_keys_of_zero(
     chunks = [Seeded(constant(2**PRIVATE.query_scale_bits), bytes(range(64)))]
 
     def bare(reply: EncryptedScores) -> Floats:
-        found = centred(reply.lifted(PRIVATE)[0][0].astype(object), PRIVATE.reply_modulus)
+        modulus = PRIVATE.reply_modulus
+        found = centred(reply.lifted(PRIVATE, modulus)[0][0].astype(object), modulus)
         return found.astype(np.float64) / PRIVATE.reply_scale
 
     first, question = items[:128], Question(LAYOUT, keys[:2], chunks)

@@ -10,7 +10,8 @@ import os
 import re
 import sys
 from math import ceil
-from multiprocessing.pool import ThreadPool
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from random import Random
 from types import FunctionType, ModuleType
@@ -35,38 +36,45 @@ def main() -> int:
         taken = check(TARGETS[asked.name], asked.file.read_bytes())
         print("taken" if taken else "refused, as it should be")
         return 0
-    names, workers = [asked.name] if asked.name else list(TARGETS), os.cpu_count() or 1
-    seconds = ceil(asked.seconds * min(workers, len(names)) / len(names))
-    with ThreadPool(workers) as pool:
-        broken = pool.map(lambda name: _explore(name, seconds), names, chunksize=1)
-    return int(any(broken))
+    names = [asked.name] if asked.name else list(TARGETS)
+    workers = min(os.cpu_count() or 1, len(names))
+    seconds = ceil(asked.seconds * workers / len(names))
+    broken, running = False, dict[int, tuple[str, ForkProcess]]()
+    while names or running:
+        while names and len(running) < workers:
+            process = _processes.Process(target=_fuzz, args=(names[0], seconds))
+            process.start()
+            running[process.sentinel] = (names.pop(0), process)
+        for sentinel in wait(running):
+            name, process = running.pop(int(sentinel))  # type: ignore[call-overload]
+            process.join()
+            broken |= _told(name, process.exitcode)
+    return int(broken)
 
 
-def _explore(name: str, seconds: int) -> bool:
-    """Run one target in a process of its own; print one line; return whether it broke."""
-    folder = FOUND / name
-    (folder / "corpus").mkdir(parents=True, exist_ok=True)
-    process = _processes.Process(target=_fuzz, args=(name, folder, seconds))
-    process.start()
-    process.join()
-    log = (folder / "log.txt").read_text(errors="replace")
-    runs = [int(one) for one in re.findall(r"^#(\d+)\s", log, re.M)]
-    covered = re.findall(r" cov: (\d+)", log)
-    if not process.exitcode and not covered:
-        process.exitcode or sys.exit(f"{name}: nothing was tried; see {folder}/log.txt")
-    what = f"{max(runs, default=0):>9,} inputs  {covered[-1] if covered else 0:>5} branches"
-    if process.exitcode:
+def _told(name: str, exit_code: int | None) -> bool:
+    """Print one line of what a target's process did; return whether something broke."""
+    log = (FOUND / name / "log.txt").read_text(errors="replace")
+    inputs = re.findall(r"^#(\d+)\s.* cov: (\d+)", log, re.M)
+    if exit_code or not inputs:
         saved = re.findall(r"Test unit written to (\S+)", log)
-        again = f"python -m tests.fuzz {name} {saved[-1]}" if saved else f"see {folder}/log.txt"
-        what = f"BROKEN   {again}"
-    print(f"{name:<20} {what}", flush=True)
-    return bool(process.exitcode)
+        again = (
+            f"python -m tests.fuzz {name} {saved[-1]}" if saved else f"see {FOUND}/{name}/log.txt"
+        )
+        print(f"{name:<20} BROKEN  {again}", flush=True)
+        return True
+    count, branches = inputs[-1]
+    print(f"{name:<20} {int(count):>9,} inputs {branches:>5} branches", flush=True)
+    return False
 
 
-def _fuzz(name: str, folder: Path, seconds: int) -> None:
+def _fuzz(name: str, seconds: int) -> None:
+    """Explore one target in a process of its own, whose talk goes to a file."""
     import atheris
 
-    target, log = TARGETS[name], os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    target, folder = TARGETS[name], FOUND / name
+    (folder / "corpus").mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
     logging.disable()

@@ -427,7 +427,8 @@ def parsed_response(data: bytes) -> Any:
     assert 1 <= len(got.c0) == len(got.c1) <= LAYOUT.blocks
     assert got.c0.max() < FAST.reply_moduli[0]
     assert got.c1.max() < FAST.reply_moduli[1]
-    assert max(part.max() for part in got.lifted(FAST)) < FAST.reply_modulus
+    for prime in FAST.data_moduli:
+        assert max(part.max() for part in got.lifted(FAST, prime)) < prime
     return got
 
 
