@@ -20,6 +20,8 @@ from protocol.files import check_file
 
 IMAGE_BYTES = 64 << 20
 IMAGE_PIXELS = 40_000_000
+#: Longer ones are no pictures: Pillow's BMP decoder lets four bytes skip 255 rows of zeros.
+IMAGE_SIDE = 65_535
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 # Pillow's own alarm for decompression bombs must stop the read, not scroll past.
@@ -36,7 +38,7 @@ def load_image(path: Path, size: int | None = None) -> Image.Image:
         check_file(path, IMAGE_BYTES, "store the image smaller, as JPEG or PNG")
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > IMAGE_PIXELS:
+            if width * height > IMAGE_PIXELS or max(width, height) > IMAGE_SIDE:
                 raise _bomb(path, f"{width} x {height}")
             return _upright_rgb(image, size)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -79,7 +81,8 @@ def load_pixels(
 
 def _bomb(path: Path, got: str) -> DataError:
     return DataError(
-        f"{path}: expected at most {IMAGE_PIXELS:,} pixels, got {got}", "scale the image down"
+        f"{path}: expected at most {IMAGE_PIXELS:,} pixels and {IMAGE_SIDE:,} a side, got {got}",
+        "scale the image down",
     )
 
 

@@ -290,6 +290,15 @@ def test_a_bomb_is_refused_from_its_header(tmp_path: Path, side: int) -> None:
         load_image(tmp_path / "bomb.png")
 
 
+def test_a_bitmap_of_two_rows_cannot_ask_for_gigabytes(tmp_path: Path) -> None:
+    """Found by fuzzing: a run-length delta of 255 rows of 16,777,216 zeros, in 60 bytes."""
+    head = struct.pack("<IiiHHIIiiII", 40, 1 << 24, 2, 1, 8, 1, 4, 0, 0, 1, 1)
+    data = head + bytes(4) + bytes([0, 2, 255, 255])
+    (tmp_path / "a.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 14 + len(data), 0, 0, 58) + data)
+    with pytest.raises(DataError, match="65,535 a side"):
+        load_image(tmp_path / "a.bmp")
+
+
 def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     Image.effect_noise((64, 64), 50).save(tmp_path / "a.png")
     Image.effect_noise((64, 64), 50).save(tmp_path / "a.jpg")
