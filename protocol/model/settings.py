@@ -4,6 +4,7 @@ It travels in Flower's run-config, whose values are plain scalars under hyphenat
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
@@ -14,11 +15,33 @@ from protocol.model.towers import TowerSettings
 _RANGES: dict[str, tuple[type, float, float]] = {
     "rounds": (int, 1, 10_000),
     "local_epochs": (int, 1, 1_000),
-    "batch_size": (int, 2, 4_096),
+    "batch_size": (int, 2, 65_536),
+    "chunk_size": (int, 0, 65_536),
     "learning_rate": (float, 1e-7, 1.0),
+    "weight_decay": (float, 0.0, 1.0),
+    "margin": (float, 0.0, 2.0),
+    "temperature": (float, 0.01, 1.0),
+    "lora_rank": (int, 1, 256),
+    "proximal": (float, 0.0, 100.0),
+    "server_learning_rate": (float, 1e-6, 10.0),
+    "server_momentum": (float, 0.0, 0.9999),
+    "client_fraction": (float, 0.0, 1.0),
+    "patience": (int, 0, 10_000),
     "seed": (int, 0, 2**63 - 1),
     "quorum": (int, 1, 10_000),
     "deadline_seconds": (float, 1e-3, 86_400),
+}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "train": ("full", "heads", "lora", "ffa-lora"),
+    "loss": ("info-nce", "sigmoid", "max-margin", "triplet"),
+    "optimiser": ("fedavg", "fedavgm", "fedadam", "fedyogi"),
+    "schedule": ("cosine", "constant", "linear"),
+}
+_PATTERNS: dict[str, str] = {
+    "compression": r"none|float16|int8|top-k:0?\.\d{1,6}",
+    "image_augmentation": r"none|[a-z]+(,[a-z]+){0,15}",
+    "text_augmentation": r"none|[a-z]+(,[a-z]+){0,15}",
+    "lora_modules": r"[A-Za-z0-9_.*,-]{1,500}",
 }
 
 
@@ -26,15 +49,47 @@ _RANGES: dict[str, tuple[type, float, float]] = {
 class TrainingSettings:
     """One training run.
 
-    ``learning_rate`` is the peak of a cosine over the whole run; ``quorum`` the least number of
-    valid replies that makes a round count; ``deadline_seconds`` how long a round waits for them.
+    What learns: ``train`` names it (``full``: everything; ``heads``: the projections alone, on
+    frozen backbones; ``lora``: low-rank changes of ``lora_modules`` besides; ``ffa-lora``: the
+    same with A frozen, so that averaging B is exact, Sun et al., arXiv:2403.12313). ``loss`` with
+    its ``margin`` and its ``temperature`` at the start (the losses of CLIP and SigLIP learn it).
+    ``batch_size`` items meet in one loss, ``chunk_size`` at a time in memory (0: all at once).
+    The augmentations are names from ``client.institution.augmentation``, or ``none``.
+
+    How rounds go: ``learning_rate`` is the peak of ``schedule`` over the whole run; ``proximal``
+    is FedProx's mu, 0 for none; ``optimiser`` is the coordinator's, with its
+    ``server_learning_rate`` and ``server_momentum``; ``client_fraction`` of the institutions are
+    drawn each round, the quorum at least; after ``patience`` rounds without a better mean
+    validation recall the run ends (0: never); ``compression`` is of what an institution sends.
+    ``standardise`` has image features standardised by their mean and variance over all
+    institutions. ``quorum`` is the least number of valid replies that makes a round count;
+    ``deadline_seconds`` how long a round waits for them.
     Raises MalformedMessage for a value out of range.
     """
 
     rounds: int = 6
     local_epochs: int = 4
     batch_size: int = 16
+    chunk_size: int = 0
     learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    schedule: str = "cosine"
+    train: str = "full"
+    lora_rank: int = 8
+    lora_modules: str = "all-linear"
+    loss: str = "info-nce"
+    margin: float = 0.2
+    temperature: float = 0.07
+    image_augmentation: str = "shift"
+    text_augmentation: str = "none"
+    proximal: float = 0.0
+    optimiser: str = "fedavg"
+    server_learning_rate: float = 1.0
+    server_momentum: float = 0.9
+    client_fraction: float = 1.0
+    patience: int = 0
+    compression: str = "none"
+    standardise: bool = False
     seed: int = 0
     quorum: int = 2
     deadline_seconds: float = 600.0
@@ -48,6 +103,16 @@ class TrainingSettings:
                 raise _wrong(name, kind, low, high, value)
             if not low <= value <= high:
                 raise _wrong(name, kind, low, high, value)
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise _refused(name, f"one of {', '.join(choices)}", value)
+        for name, pattern in _PATTERNS.items():
+            value = getattr(self, name)
+            if not isinstance(value, str) or not re.fullmatch(pattern, value):
+                raise _refused(name, f"text like {pattern}", value)
+        if type(self.standardise) is not bool:
+            raise _refused("standardise", "true or false", self.standardise)
 
     @property
     def epochs(self) -> int:
@@ -56,7 +121,8 @@ class TrainingSettings:
 
     def to_run_config(self) -> dict[str, bool | float | int | str]:
         """As Flower's run-config: ``local_epochs`` becomes "local-epochs", towers become JSON."""
-        values: dict[str, Any] = {_key(name): getattr(self, name) for name in _RANGES}
+        names = (*_RANGES, *_CHOICES, *_PATTERNS, "standardise")
+        values: dict[str, Any] = {_key(name): getattr(self, name) for name in names}
         return values | {"towers": self.towers.to_json()}
 
     @classmethod
@@ -81,8 +147,10 @@ def _key(name: str) -> str:
     return name.replace("_", "-")
 
 
+def _refused(name: str, expected: str, got: object) -> MalformedMessage:
+    return MalformedMessage(f"training setting {_key(name)}: expected {expected}, got {got!r:.40}")
+
+
 def _wrong(name: str, kind: type, low: float, high: float, got: object) -> MalformedMessage:
     what = "a whole number" if kind is int else "a number"
-    return MalformedMessage(
-        f"training setting {_key(name)}: expected {what} from {low:g} to {high:g}, got {got!r:.40}"
-    )
+    return _refused(name, f"{what} from {low:g} to {high:g}", got)
