@@ -1,9 +1,11 @@
 """Files that are whole or absent: written to a temporary name, synced, then renamed.
 
-Also what is checked before a file is opened, and what a failed write is called.
+Also files that one process alone may write, what is checked before a file is opened, and what a
+failed write is called.
 """
 
 import errno
+import fcntl
 import os
 import stat
 import tempfile
@@ -50,6 +52,37 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write ``content`` to ``path`` as :func:`replace_atomically` does; text is UTF-8."""
     with replace_atomically(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def open_exclusively(path: Path) -> Iterator[int]:
+    """Open ``path``, made if it is missing, as no other process may have it; yield a descriptor.
+
+    The lock ends with the block, and with the process. Raises :class:`StorageError` while another
+    has it, OSError if it cannot be opened.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it before may have renamed or removed it since it was opened here.
+            if not os.path.samestat(os.fstat(file), path.stat()):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise StorageError(
+                f"another process is writing {path}", "Wait until it is done, or end it."
+            ) from error
+        yield file
+    finally:
+        os.close(file)
+
+
+def write_at(file: int, content: bytes | memoryview, offset: int) -> None:
+    """Write all of ``content`` at ``offset`` of an open file; the system may take it in parts."""
+    left = memoryview(content).cast("B")
+    while left:
+        written = os.pwrite(file, left, offset)
+        left, offset = left[written:], offset + written
 
 
 def sync_folder(path: Path) -> None:

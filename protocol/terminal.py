@@ -63,7 +63,8 @@ def fail(error: BaseException, as_json: bool) -> int:
     """Say what went wrong, as the envelope or on stderr; return the exit code."""
     if isinstance(error, KeyboardInterrupt):
         code, status = "interrupted", INTERRUPTED
-        message, hint = "interrupted", "Run the command again; what it had begun is replaced."
+        message = "interrupted"
+        hint = "Run the command again: it goes on with what can be kept, and replaces the rest."
     else:
         known = _known(error)
         code, status, message, hint = known.code, known.exit_code, known.message, known.hint

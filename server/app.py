@@ -1,7 +1,9 @@
 """The coordinator's side of training, as a Flower ServerApp: glue around ``coordinate``.
 
-Run-config: the keys of TrainingSettings, and ``releases``, the folder that the finished model
-is written to (left out: it is not written).
+Run-config: the keys of TrainingSettings; ``releases``, the folder that the finished model is
+written to; ``checkpoints``, the folder that every round is saved in (either left out or empty:
+nothing is written); ``resume``, true to go on after the last round saved there; and the encoders
+that the run builds on, by the keys of ``protocol.model.pretrained``.
 """
 
 from collections.abc import Iterator
@@ -9,12 +11,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, MetricRecord
+from flwr.app import ConfigRecord, Context, MetricRecord, UserConfig
 from flwr.serverapp import Grid, ServerApp
 
 from protocol.errors import UsageError
+from protocol.model.adapters import merge
+from protocol.model.pretrained import EncoderChoice, Pretrained
 from protocol.model.release import write_release
 from protocol.model.settings import TrainingSettings
+from protocol.model.statistics import RECORD
 from protocol.model.update import arrays_of, pack
 from server.coordinator import OnRound, coordinate
 
@@ -25,17 +30,35 @@ _on_round: ContextVar[OnRound | None] = ContextVar("on_round", default=None)
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Trains, writes the release, and leaves arrays and release id in ``context.state``."""
-    settings = TrainingSettings.from_run_config(context.run_config)
-    releases = context.run_config.get("releases", "")
-    if not isinstance(releases, str):
-        raise UsageError(f"releases: expected a folder, got {releases!r}")
-    result = coordinate(grid, settings, _on_round.get())
+    """Trains, writes the release, and leaves arrays and release id in ``context.state``.
+
+    There too: "recalls", and "statistics" where features are standardised.
+    """
+    config = context.run_config
+    settings = TrainingSettings.from_run_config(config)
+    releases, checkpoints = _folder(config, "releases"), _folder(config, "checkpoints")
+    resume = config.get("resume", False)
+    if type(resume) is not bool:
+        raise UsageError(f"resume: expected true or false, got {resume!r:.40}")
+    if resume and checkpoints is None:
+        raise UsageError("resume: expected the folder of checkpoints, got none", "name it")
+    held = Pretrained.load(EncoderChoice.from_config(config, settings.towers.dim))
+    model = held.agree(settings.towers).start(settings)
+    result = coordinate(grid, settings, _on_round.get(), checkpoints, resume, model)
     context.state["arrays"] = pack(arrays_of(result.model))
     context.state["recalls"] = MetricRecord(dict(result.recalls))
-    if releases:
-        release = write_release(Path(releases), result.model, result.metrics)
+    if result.statistics is not None:
+        context.state[RECORD] = result.statistics.to_record()
+    if releases is not None:
+        release = write_release(releases, merge(result.model), result.metrics)
         context.state["release"] = ConfigRecord({"release-id": release.release_id})
+
+
+def _folder(config: UserConfig, key: str) -> Path | None:
+    value = config.get(key, "")
+    if not isinstance(value, str):
+        raise UsageError(f"{key}: expected a folder, got {value!r:.40}")
+    return Path(value) if value else None
 
 
 @contextmanager

@@ -8,7 +8,8 @@ class InstitutionReport:
     """What one institution said in one round, or why its reply was not used.
 
     ``val_recall_at_10`` is of the model that the institution *received* in this round, on its
-    own validation split. None stands for what it did not say or may not say.
+    own validation split. None stands for what it did not say or may not say. ``bytes_up`` is
+    the size of its reply, used or not.
     """
 
     name: str
@@ -16,12 +17,14 @@ class InstitutionReport:
     val_recall_at_10: float | None = None
     examples: int | None = None
     pairs_skipped: int | None = None
+    captions_cut: int | None = None
     dropped: str | None = None
+    bytes_up: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """One round: ``number`` of ``rounds``, the institutions in a fixed order, seconds, bytes.
+    """One round: ``number`` of ``rounds``, the institutions drawn in a fixed order, seconds, bytes.
 
     ``counted`` says whether enough valid replies came; if not, the model stayed as it was.
     ``bytes_down`` went to all institutions together, ``bytes_up`` came back.

@@ -8,15 +8,16 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from client.institution.app import derive_seed
-from client.institution.pairs import read_pairs
-from client.institution.training import TrainingSet, interrupted, read_split, train_epochs
+from client.institution.training import interrupted, train_epochs
+from client.institution.training_set import FeatureSet, TrainingSet, union
+from protocol.model.adapters import merge
+from protocol.model.pretrained import Pretrained
 from protocol.model.settings import TrainingSettings
+from protocol.model.statistics import Statistics, Sums
 from protocol.model.towers import TwoTowers
 
 OnProgress = Callable[[str, float], None]
@@ -31,59 +32,31 @@ class Baselines:
     alone: Mapping[str, TwoTowers]
 
 
-def read_union(folders: Mapping[str, Path], split: str, image_size: int) -> TrainingSet:
-    """One split of all folders, one after the other: a gallery, or what central training sees."""
-    parts = [read_split(read_pairs(folder), split, image_size)[0] for folder in folders.values()]
-    return TrainingSet(
-        np.concatenate([part.pixels for part in parts]),
-        tuple(captions for part in parts for captions in part.captions),
-    )
-
-
-def train_local(
-    folder: Path, settings: TrainingSettings, name: str, watch: Callable[[float], None] | None
-) -> TwoTowers:
-    """One institution, ``settings.epochs`` passes over its own training split."""
-    data, _ = read_split(read_pairs(folder), "train", settings.towers.image_size)
-    return _train(data, settings, name, watch)
-
-
-def train_central(
-    folders: Mapping[str, Path],
-    settings: TrainingSettings,
-    watch: Callable[[float], None] | None = None,
-) -> TwoTowers:
-    """The union of all training splits, ``settings.epochs`` passes."""
-    return _train(
-        read_union(folders, "train", settings.towers.image_size), settings, CENTRAL, watch
-    )
-
-
 def train_baselines(
-    folders: Mapping[str, Path],
+    data: Mapping[str, TrainingSet],
     settings: TrainingSettings,
+    pretrained: Pretrained,
     *,
     workers: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Baselines:
-    """Trains them all, ``workers`` at a time, each on one torch thread.
+    """Trains on the union and on each institution's own, ``settings.epochs`` passes each.
 
-    ``on_progress`` is told, from the threads, the name ("central" or an institution's) and how
-    far it is, from 0 to 1. Raises what ``train_epochs`` and ``read_pairs`` raise.
+    ``workers`` at a time, each on one torch thread. ``on_progress`` is told, from the threads,
+    the name ("central" or an institution's) and how far it is, from 0 to 1. Raises what
+    ``train_epochs`` raises.
     """
     pool = ThreadPoolExecutor(
         workers or os.cpu_count() or 1, initializer=torch.set_num_threads, initargs=(1,)
     )
 
-    def watch(name: str) -> Callable[[float], None] | None:
-        return None if on_progress is None else lambda done: on_progress(name, done)
+    def train(name: str, own: TrainingSet) -> TwoTowers:
+        watch = None if on_progress is None else lambda done: on_progress(name, done)
+        return train_alone(own, settings, pretrained, name, watch)
 
     # The longest first: it takes as long as all the others together.
-    central = pool.submit(train_central, folders, settings, watch(CENTRAL))
-    alone = {
-        name: pool.submit(train_local, folder, settings, name, watch(name))
-        for name, folder in folders.items()
-    }
+    central = pool.submit(lambda: train(CENTRAL, union(list(data.values()))))
+    alone = {name: pool.submit(train, name, own) for name, own in data.items()}
     try:
         done, _ = wait([central, *alone.values()], return_when=FIRST_EXCEPTION)
         for future in done:
@@ -97,10 +70,18 @@ def train_baselines(
         interrupted.clear()
 
 
-def _train(
-    data: TrainingSet, settings: TrainingSettings, name: str, watch: Callable[[float], None] | None
+def train_alone(
+    data: TrainingSet,
+    settings: TrainingSettings,
+    pretrained: Pretrained,
+    name: str,
+    watch: Callable[[float], None] | None = None,
 ) -> TwoTowers:
-    model = TwoTowers.initial(settings.towers, settings.seed)
+    """One model on ``data`` without any federation, standardised by its own statistics."""
+    model = pretrained.start(settings)
+    if settings.standardise and isinstance(data, FeatureSet):
+        found = Statistics.combine([Sums.of(data.plain_images())])
+        model.standardise(torch.from_numpy(found.mean), torch.from_numpy(found.std))
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, name, 0))
     train_epochs(model, data, settings, generator, settings.epochs, watch=watch)
-    return model.eval()
+    return merge(model)

@@ -14,15 +14,18 @@ import typer
 
 from client.institution.cli import app as institution
 from client.institution.cli import index_app as index
+from client.institution.data_cli import data_app as data_commands
 from protocol.errors import UsageError
 from protocol.terminal import AsJson, Outcome, command, fail, progress
 from simulations.bench.cli import app as bench
+from simulations.options import TRAINING_FLAGS, with_flags
 
 # No call home, ever: set before flwr or transformers is imported anywhere.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 app = typer.Typer(
     help="Search every partner's images with a sentence, while nobody shows anybody anything.",
@@ -31,30 +34,26 @@ app = typer.Typer(
 )
 app.add_typer(institution, name="institution")
 app.add_typer(index, name="index")
+app.add_typer(data_commands, name="data")
 app.add_typer(bench, name="bench")
 
 
 @app.command()
 @command
+@with_flags(TRAINING_FLAGS)
 def simulate(
     data: Annotated[
-        Path | None, typer.Option(help="Folder with metadata.jsonl and images. [default: scenes]")
+        Path | None, typer.Option(help="Folder with metadata.jsonl and images. (default: scenes)")
     ] = None,
-    scenes: Annotated[int | None, typer.Option(help="Scenes to draw. [default: 3200]")] = None,
+    scenes: Annotated[int | None, typer.Option(help="Scenes to draw. (default: 3200)")] = None,
     limit: Annotated[int | None, typer.Option(help="Use at most so many pairs.")] = None,
     institutions: Annotated[int | None, typer.Option(help="How many. [scenes: 4]")] = None,
     partition: Annotated[
-        str | None, typer.Option(help="site, iid or dirichlet:ALPHA. [default: site]")
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="Rounds of federated training. [default: 6]")
-    ] = None,
-    local_epochs: Annotated[
-        int | None, typer.Option(help="Passes over its own data a round. [default: 4]")
+        str | None, typer.Option(help="site, iid or dirichlet:ALPHA. (default: site)")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="private or fast.")] = None,
     queries: Annotated[
-        int | None, typer.Option(help="Encrypted queries to compare. [default: 200]")
+        int | None, typer.Option(help="Encrypted queries to compare. (default: 200)")
     ] = None,
     baselines: Annotated[
         bool | None,
@@ -62,9 +61,10 @@ def simulate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same model.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for all results. [default: runs/latest]")
+        Path | None, typer.Option(help="Folder for all results. (default: runs/latest)")
     ] = None,
     as_json: AsJson = False,
+    **training: object,
 ) -> Outcome:
     """Train a federation on this machine, index it, search it encrypted, and report."""
     from simulations.settings import SimulationSettings
@@ -75,13 +75,12 @@ def simulate(
         limit=limit,
         institutions=institutions,
         partition=partition,
-        rounds=rounds,
-        local_epochs=local_epochs,
         preset=preset,
         queries=queries,
         baselines=baselines,
         seed=seed,
         out=out,
+        **training,
     )
     from simulations.simulate import simulate as run  # takes seconds: after the flags are checked
 

@@ -7,18 +7,15 @@ ROOT/institutions/<name>/tls/       its certificate and key
 ROOT/searcher/tls/                  the searcher's
 """
 
-import json
-import select
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from client.searcher.remote import RemoteInstitution
 from protocol.credentials import Credentials
-from protocol.errors import DataError, ServiceError, UsageError
+from protocol.errors import DataError, UsageError
 from protocol.model.release import Release, read_release
 from simulations.authority import ThrowAwayAuthority
+from simulations.process import ServiceProcess
 
 START_SECONDS = 120.0
 ANSWER_SECONDS = 60.0
@@ -69,63 +66,19 @@ class LocalFederation:
         """
         authority = ThrowAwayAuthority()
         searcher = Credentials.in_folder(authority.issue("searcher", self.root / "searcher/tls"))
-        processes = {}
+        processes = []
         for name in self.names:
             folder = self.institution(name)
-            authority.issue(name, folder / "tls")
-            processes[name] = stack.enter_context(_Process(name, folder))
+            process = ServiceProcess(
+                name,
+                folder / "service.log",
+                data=folder / "data",
+                index=folder / "index",
+                credentials=authority.issue(name, folder / "tls"),
+                release="thumbnail",
+            )
+            processes.append(stack.enter_context(process))
         return [
-            RemoteInstitution(name, process.address(), searcher, ANSWER_SECONDS)
-            for name, process in processes.items()
+            RemoteInstitution(one.name, one.address(START_SECONDS), searcher, ANSWER_SECONDS)
+            for one in processes
         ]
-
-
-class _Process:
-    """One institution's service in a process of its own."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self._name = name
-        self._log = folder / "service.log"
-        arguments = ["institution", "serve", "--until-stdin-closes", "--name", name]
-        for option in ("data", "index"):
-            arguments += [f"--{option}", str(folder / option)]
-        arguments += ["--credentials", str(folder / "tls"), "--release", "thumbnail"]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "simulations.cli", *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C goes to the one who started it, who closes stdin
-            )
-
-    def __enter__(self) -> "_Process":
-        return self
-
-    def address(self) -> str:
-        """Wait until the service answers questions; return host:port."""
-        stdout = self._process.stdout
-        assert stdout is not None
-        ready, _, _ = select.select([stdout], [], [], START_SECONDS)
-        line = stdout.readline() if ready else b""
-        if not line:
-            reason = self._log.read_text(errors="replace").strip()[-500:]
-            raise ServiceError(
-                f"the service of {self._name} did not start: {reason or 'no word from it'}",
-                f"See {self._log}.",
-            )
-        return str(json.loads(line)["address"])
-
-    def __exit__(self, *_: object) -> None:
-        if not self._ended():
-            self._process.kill()
-        self._process.__exit__(None, None, None)  # closes its pipe and waits
-
-    def _ended(self) -> bool:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            return False
-        return True

@@ -39,8 +39,11 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.institution.app import app as client_app
 from client.institution.training import interrupted
 from protocol.errors import StorageError, UsageError
+from protocol.model.adapters import merge
+from protocol.model.pretrained import EncoderChoice, Pretrained
 from protocol.model.release import Release, read_release
 from protocol.model.settings import TrainingSettings
+from protocol.model.statistics import RECORD, Statistics
 from protocol.model.towers import TwoTowers
 from protocol.model.update import arrays_of, load_arrays, unpack
 from server.app import app as server_app
@@ -201,28 +204,43 @@ def run_in_process(
     institutions: Mapping[str, Path],
     settings: TrainingSettings,
     *,
+    encoders: EncoderChoice | None = None,
+    own: UserConfig | None = None,
     releases: Path | None = None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
     workers: int | None = None,
     share_counts: bool = True,
     on_round: Callable[[RoundReport], None] | None = None,
 ) -> FederatedRun:
     """Trains one model over ``institutions`` (name: folder of pairs) with Flower, in threads.
 
+    All hold the same ``encoders`` (from scratch unless said otherwise), and have the settings
+    ``own`` besides their name and data, by the names of ``client.institution.app``.
     The same settings, folders and order of institutions give the same model, to the bit,
-    whatever ``workers``. With ``releases`` the model is written below that folder. Raises
-    TrainingError, UsageError for fewer institutions than the quorum; StorageError. An
-    interrupt from the keyboard ends it within a batch.
+    whatever ``workers``. With ``releases`` the model is written below that folder. With
+    ``checkpoints`` every round is saved there, with what each institution keeps between rounds;
+    ``resume`` goes on after the last one, to the same bits, and ``on_round`` is told of the
+    earlier ones at once. Raises TrainingError, UsageError for fewer institutions than the
+    quorum; StorageError. An interrupt from the keyboard ends it within a batch.
     """
     if len(institutions) < settings.quorum:
         raise UsageError(
             f"{len(institutions)} institutions cannot make a quorum of {settings.quorum}",
             "name more institutions, or lower the quorum",
         )
+    held = (encoders or EncoderChoice()).to_config()
     nodes: list[UserConfig] = [
-        {"name": name, "data": str(data), "share-counts": share_counts}
+        {"name": name, "data": str(data), "share-counts": share_counts, **held, **(own or {})}
         for name, data in institutions.items()
     ]
-    run_config = settings.to_run_config() | ({"releases": str(releases)} if releases else {})
+    run_config: UserConfig = {**settings.to_run_config(), **held, "resume": resume}
+    if releases is not None:
+        run_config["releases"] = str(releases)
+    if checkpoints is not None:
+        run_config["checkpoints"] = str(checkpoints)
+        for number, node in enumerate(nodes, start=1):  # a name may be no name for a folder
+            node["state"] = str(checkpoints / "institutions" / str(number))
     reports: list[RoundReport] = []
 
     def report(finished: RoundReport) -> None:
@@ -233,11 +251,15 @@ def run_in_process(
     context = Context(_RUN, _COORDINATOR, {}, RecordDict(), run_config)
     with _quiet(), listening(report), InProcessGrid(client_app, nodes, run_config, workers) as grid:
         server_app(grid=grid, context=context)
-    model = TwoTowers(settings.towers)
+    chosen = EncoderChoice.from_config(held, settings.towers.dim)
+    model = Pretrained.load(chosen).agree(settings.towers).start(settings)
     load_arrays(model, unpack(context.state.array_records["arrays"], arrays_of(model)))
+    if RECORD in context.state.array_records:
+        found = Statistics.from_record(context.state.array_records[RECORD], model.image.width)
+        model.standardise(torch.from_numpy(found.mean), torch.from_numpy(found.std))
     measured = context.state.metric_records["recalls"]
     recalls = {name: value for name, value in measured.items() if isinstance(value, float)}
-    return FederatedRun(model.eval(), tuple(reports), recalls, _release(context, releases))
+    return FederatedRun(merge(model), tuple(reports), recalls, _release(context, releases))
 
 
 def _release(context: Context, releases: Path | None) -> Release | None:

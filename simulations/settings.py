@@ -1,9 +1,9 @@
 """The settings of a simulation: flags > environment > blindsight.toml > defaults."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -12,14 +12,18 @@ from pydantic_settings import (
 )
 
 from protocol.flags import settings_from_flags
+from simulations.options import TRAINING_FLAGS
+
+_fields: dict[str, Any] = {name: (kind | None, None) for name, (kind, _) in TRAINING_FLAGS.items()}
+TrainingOptions: Any = create_model("TrainingOptions", __base__=BaseSettings, **_fields)
+"""A field for each training flag; None leaves it to ``simulations.options``."""
 
 
-class SimulationSettings(BaseSettings):
+class SimulationSettings(TrainingOptions):  # type: ignore[misc]
     """One simulated federation.
 
-    ``data`` is a folder of captioned images (``metadata.jsonl`` beside them); without it
-    ``scenes`` captioned scenes are drawn. ``rounds`` and ``local_epochs`` of None leave the
-    training's own defaults. The same ``seed`` gives the same model, to the bit.
+    ``data`` is what ``blindsight data inspect`` understands; without it ``scenes`` captioned
+    scenes are drawn. The same ``seed`` gives the same model, to the bit.
     """
 
     model_config = SettingsConfigDict(
@@ -35,8 +39,6 @@ class SimulationSettings(BaseSettings):
     limit: int | None = Field(default=None, ge=40)
     institutions: int | None = Field(default=None, ge=1, le=64)
     partition: str = "site"
-    rounds: int | None = Field(default=None, ge=1, le=10_000)
-    local_epochs: int | None = Field(default=None, ge=1, le=1000)
     preset: Literal["private", "fast"] = "private"
     queries: int = Field(default=200, ge=1, le=10_000)
     baselines: bool = True

@@ -7,16 +7,20 @@ over mutual TLS, the searcher encrypts with SEAL. What is simulated is the dista
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
+
+from flwr.app import UserConfig
 
 from client.institution.embedding import embed_folder
 from client.institution.index import Index
 from client.institution.pairs import Pair, Skip
+from client.institution.reading import source_of
+from client.institution.training_set import TrainingSet
 from client.searcher.searcher import Searcher
 from protocol.errors import UsageError
 from protocol.files import write_atomically
 from protocol.model.embedder import Embedder
+from protocol.model.pretrained import EncoderChoice, Pretrained
 from protocol.model.settings import TrainingSettings
 from protocol.params import Preset, preset_by_name
 from protocol.terminal import Outcome, progress, say
@@ -27,6 +31,7 @@ from simulations.examples import choose_sentences, find_examples
 from simulations.federation import LocalFederation
 from simulations.grid import FederatedRun, run_in_process
 from simulations.institutions import settle_institutions
+from simulations.options import encoders_of, own_of, training_of
 from simulations.settings import SimulationSettings
 from simulations.standing import measure_models
 from simulations.summary import Summary
@@ -47,22 +52,23 @@ def simulate(settings: SimulationSettings) -> Outcome:
         folder = settle_institutions(settings, out / "scenes", out / "institutions")
         _tell(folder.skipped)
     homes = {name: federation.institution(name) / "data" for name in federation.names}
-    defaults = TrainingSettings()
-    training = replace(
-        defaults,
-        rounds=settings.rounds or defaults.rounds,
-        local_epochs=settings.local_epochs or defaults.local_epochs,
-        seed=settings.seed,
-        quorum=min(2, len(homes)),
+    options = settings.model_dump()
+    encoders = encoders_of(options)
+    pretrained = Pretrained.load(encoders)
+    training = training_of(
+        options, pretrained.settings, seed=settings.seed, quorum=min(2, len(homes))
     )
+    own = own_of(options)
     with summary.timed("training"):
-        run = _train(training, homes, federation.releases)
+        run = _train(training, homes, encoders, own, federation.releases)
         summary.add_training(training, run)
     with summary.timed("baselines"):
-        baselines = _train_baselines(training, homes) if settings.baselines else None
+        trains = _read(homes, own, "train", pretrained, training) if settings.baselines else {}
+        baselines = _train_baselines(training, trains, pretrained) if settings.baselines else None
     embedder = Embedder(federation.read_release())
     with summary.timed("evaluation"):
-        summary.add_retrieval(measure_models(embedder, baselines, homes))
+        tests = _read(homes, own, "test", pretrained, training)
+        summary.add_retrieval(measure_models(run.model, baselines, tests))
     with summary.timed("index"):
         indexes, pairs = _index(federation, homes, embedder, preset, summary)
     with summary.timed("search"), ExitStack() as stack:
@@ -93,7 +99,13 @@ def _fresh_folder(out: Path) -> Path:
     return out
 
 
-def _train(training: TrainingSettings, homes: Mapping[str, Path], releases: Path) -> FederatedRun:
+def _train(
+    training: TrainingSettings,
+    homes: Mapping[str, Path],
+    encoders: EncoderChoice,
+    own: UserConfig,
+    releases: Path,
+) -> FederatedRun:
     with progress("training, federated", training.rounds) as show:
 
         def on_round(report: RoundReport) -> None:
@@ -101,18 +113,36 @@ def _train(training: TrainingSettings, homes: Mapping[str, Path], releases: Path
                 say(f"round {report.number}: {one.name} left out: {one.dropped}")
             show(report.number)
 
-        return run_in_process(homes, training, releases=releases, on_round=on_round)
+        return run_in_process(
+            homes, training, encoders=encoders, own=own, releases=releases, on_round=on_round
+        )
 
 
-def _train_baselines(training: TrainingSettings, homes: Mapping[str, Path]) -> Baselines:
-    done = dict.fromkeys(["central", *homes], 0.0)
+def _read(
+    homes: Mapping[str, Path],
+    own: UserConfig,
+    split: str,
+    pretrained: Pretrained,
+    training: TrainingSettings,
+) -> dict[str, TrainingSet]:
+    """One split of every institution, as its own training sees it."""
+    model = pretrained.start(training)
+    return {
+        name: source_of(home, own).read(split, model, training).data for name, home in homes.items()
+    }
+
+
+def _train_baselines(
+    training: TrainingSettings, data: Mapping[str, TrainingSet], pretrained: Pretrained
+) -> Baselines:
+    done = dict.fromkeys(["central", *data], 0.0)
     with progress("training, pooled and alone", 100) as show:
 
         def on_progress(name: str, share: float) -> None:
             done[name] = share
             show(int(100 * sum(done.values()) / len(done)))
 
-        return train_baselines(homes, training, on_progress=on_progress)
+        return train_baselines(data, training, pretrained, on_progress=on_progress)
 
 
 def _index(

@@ -2,45 +2,52 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from client.institution.evaluation import chance, measure, relevance
+from client.institution.evaluation import chance, evaluate_vectors, relevance
+from client.institution.training_set import TrainingSet, union
 from protocol.errors import DataError
-from protocol.model.embedder import Embedder
-from simulations.baselines import Baselines, read_union
+from protocol.model.towers import TwoTowers
+from simulations.baselines import Baselines
 
 
 def measure_models(
-    embedder: Embedder, baselines: Baselines | None, homes: Mapping[str, Path]
+    federated: TwoTowers, baselines: Baselines | None, tests: Mapping[str, TrainingSet]
 ) -> dict[str, Any]:
     """Measure text-to-image retrieval over the union of all test images, in plain JSON values.
 
     Only a simulation can do this: it pools what no party may see together.
     Raises :class:`DataError` if there is no test image.
     """
-    gallery = read_union(homes, "test", embedder.image_size)
+    gallery = union([one for one in tests.values() if len(one)] or list(tests.values())[:1])
     if not len(gallery):
         raise DataError(
             "there is no test image to measure with",
             'Mark some lines of metadata.jsonl "split": "test", or leave "split" out.',
         )
+    groups = gallery.captions.groups or None
+    queries, relevant = relevance(gallery.captions.of_items, groups)
 
-    def recall(model: Embedder) -> dict[str, Any]:
-        return asdict(measure(model, gallery.pixels, gallery.captions))
+    def measure(model: TwoTowers) -> dict[str, Any]:
+        found = evaluate_vectors(
+            gallery.image_vectors(model), gallery.text_vectors(model, queries), relevant, groups
+        )
+        return asdict(found.text_to_image) | {
+            "image_to_text": asdict(found.image_to_text),
+            "intervals": asdict(found.intervals),
+        }
 
-    queries, relevant = relevance(gallery.captions)
-    found = {
+    result: dict[str, Any] = {
         "gallery": len(gallery),
         "queries": len(queries),
-        "federated": recall(embedder),
+        "federated": measure(federated),
         "central": None,
         "chance": asdict(chance(len(gallery), [len(images) for images in relevant])),
         "local": [],
     }
     if baselines is not None:
-        found["central"] = recall(Embedder(baselines.central))
-        found["local"] = [
-            {"name": name, **recall(Embedder(model))} for name, model in baselines.alone.items()
+        result["central"] = measure(baselines.central)
+        result["local"] = [
+            {"name": name, **measure(model)} for name, model in baselines.alone.items()
         ]
-    return found
+    return result

@@ -68,10 +68,10 @@ def serve(
         typer.Option(help="Folder with certificate.pem, private-key.pem and authority.pem."),
     ],
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")
+        str | None, typer.Option(help="Address to listen on. (default: 127.0.0.1)")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="Port; 0 takes any that is free. [default: 0]")
+        int | None, typer.Option(help="Port; 0 takes any that is free. (default: 0)")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads for scoring.")] = None,
     release: Annotated[

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from client.institution.images import load_pixels
+import numpy as np
+
+from client.institution.images import iterate_pixels
 from client.institution.index import Index, build_index
 from client.institution.pairs import Pair, Skip, read_pairs
 from protocol.model.embedder import Embedder
@@ -26,8 +28,12 @@ def embed_folder(
     image that does not decode costs itself alone.
     """
     folder = read_pairs(data)
-    pixels, kept, skips = load_pixels(folder, folder.pairs, embedder.image_size)
+    parts, kept, skips = [], list[int](), tuple[Skip, ...]()
+    for pixels, some, unread in iterate_pixels(folder, folder.pairs, *embedder.fit):
+        parts.append(embedder.pixels(pixels))
+        kept += some
+        skips += unread
     pairs = [folder.pairs[i] for i in kept]
-    embeddings = embedder.pixels(pixels)
+    embeddings = np.concatenate(parts)
     index = build_index(root, embedder.release_id, embeddings, pairs, preset, progress, goal, costs)
     return index, pairs, folder.skipped + skips

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from protocol.model.accelerated import Features
 from protocol.model.release import Release
 from protocol.model.towers import TwoTowers
 
@@ -23,17 +24,23 @@ class Embedder:
         self.model = source.load() if isinstance(source, Release) else source
         self.image_size = self.model.settings.image_size
         self.dim = self.model.settings.dim
+        self._features = Features(self.model)
+
+    @property
+    def fit(self) -> tuple[int, float | None, str]:
+        """How pictures become squares: side, crop and resampling, as ``load_pixels`` takes them."""
+        settings = self.model.settings
+        return settings.image_size, settings.image_crop or None, settings.image_resample
 
     def texts(self, texts: Sequence[str], batch: int = 256) -> Floats:
         """Embeds n texts as float32 [n, dim]."""
         vectors = np.empty((len(texts), self.dim), np.float32)
-        self.model.eval()
-        with torch.inference_mode():
-            # Padded batch by batch, so that one long text does not slow all the others.
-            for start in range(0, len(texts), batch):
-                part = slice(start, start + batch)
-                ids, mask = self.model.tokenizer(texts[part])
-                vectors[part] = self.model.encode_text(ids, mask).numpy()
+        # Padded batch by batch, so that one long text does not slow all the others.
+        for start in range(0, len(texts), batch):
+            part = slice(start, start + batch)
+            features = self._features.texts(*self.model.tokenizer(texts[part]))
+            with torch.inference_mode():
+                vectors[part] = self.model.project_text(torch.from_numpy(features)).numpy()
         return vectors
 
     def pixels(self, pixels: npt.NDArray[np.uint8], batch: int = 256) -> Floats:
@@ -48,10 +55,10 @@ class Embedder:
                 f"got {pixels.dtype} {list(pixels.shape)}"
             )
         vectors = np.empty((len(pixels), self.dim), np.float32)
-        self.model.eval()
-        with torch.inference_mode():
-            for start in range(0, len(pixels), batch):
-                part = slice(start, start + batch)
-                seen = torch.tensor(pixels[part])  # a copy: the array may be read-only
-                vectors[part] = self.model.encode_image(seen).numpy()
+        for start in range(0, len(pixels), batch):
+            part = slice(start, start + batch)
+            # A copy: the array may be read-only.
+            features = self._features.images(torch.tensor(pixels[part]))
+            with torch.inference_mode():
+                vectors[part] = self.model.project_image(torch.from_numpy(features)).numpy()
         return vectors

@@ -3,6 +3,7 @@
     <release_id>/
         manifest.json       format, settings, sizes and SHA-256 of the files, metrics, created
         model.safetensors   the weights; safetensors holds numbers alone and runs nothing
+        tokenizer.json      where the text encoder came with one; its hash is in the settings
 
 The id is the first 16 hex digits of SHA-256 over the settings and the weights' own hash. The
 same training from the same seed gives the same id, whenever and wherever it ran; embeddings of
@@ -25,13 +26,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from protocol.errors import MalformedMessage, StorageError
+from protocol.errors import BlindsightError, MalformedMessage, StorageError
 from protocol.files import sync_folder
-from protocol.model.towers import TowerSettings, TwoTowers
+from protocol.model.tower_settings import TowerSettings
+from protocol.model.towers import TwoTowers
 
-FORMAT = 1
-MANIFEST, MODEL = "manifest.json", "model.safetensors"
+FORMAT = 2
+MANIFEST, MODEL, TOKENIZER = "manifest.json", "model.safetensors", "tokenizer.json"
 MANIFEST_BYTES = 1 << 16
+TOKENIZER_BYTES = 64 << 20
 MODEL_BYTES = 1 << 31
 _KEYS = {"format", "release_id", "settings", "files", "metrics", "created"}
 _HEX = frozenset("0123456789abcdef")
@@ -50,14 +53,26 @@ class Release:
     created: str
 
     def load(self) -> TwoTowers:
-        """Rebuilds the model. Raises StorageError when the weights are not those released."""
-        return self.parse(read_file(self.path / MODEL, self.size, self.sha256))
+        """Rebuilds the model. Raises StorageError when the files are not those released."""
+        return self.parse(read_file(self.path / MODEL, self.size, self.sha256), self.tokenizer())
 
-    def parse(self, weights: bytes) -> TwoTowers:
+    def tokenizer(self) -> str:
+        """The text of tokenizer.json, empty where there is none; checked against the settings."""
+        if not self.settings.tokenizer:
+            return ""
+        path = self.path / TOKENIZER
+        return read_file(path, None, self.settings.tokenizer, TOKENIZER_BYTES).decode()
+
+    def parse(self, weights: bytes, tokenizer: str = "") -> TwoTowers:
         """As ``load``, from the bytes of model.safetensors, whose hash has been checked."""
         # Shapes alone at first: settings may claim far more memory than there are weights.
-        with torch.device("meta"):
-            expected = TwoTowers(self.settings).state_dict()
+        try:
+            with torch.device("meta"):
+                expected = TwoTowers(self.settings, tokenizer=tokenizer).state_dict()
+        except (BlindsightError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise _damaged(
+                self.path / MANIFEST, f"no model can be built from its settings: {error!s:.200}"
+            ) from error
         try:
             found = load(weights)
         except SafetensorError as error:
@@ -74,7 +89,7 @@ class Release:
                 )
             if not bool(torch.isfinite(value).all()):
                 raise _damaged(self.path / MODEL, f"array {name} holds values that are not finite")
-        model = TwoTowers(self.settings)
+        model = TwoTowers(self.settings, tokenizer=tokenizer)
         model.load_state_dict(found)
         return model.eval()
 
@@ -86,6 +101,7 @@ def write_release(root: Path, model: TwoTowers, metrics: Mapping[str, float]) ->
     ``metrics`` are finite numbers under plain names. Raises StorageError when the disk refuses.
     """
     weights = save({name: value.contiguous() for name, value in model.state_dict().items()})
+    tokenizer = getattr(model.tokenizer, "text", "").encode()
     sha256 = hashlib.sha256(weights).hexdigest()
     release_id = identify(model.settings, sha256)
     manifest = {
@@ -105,6 +121,8 @@ def write_release(root: Path, model: TwoTowers, metrics: Mapping[str, float]) ->
         temporary = Path(tempfile.mkdtemp(prefix=f".{release_id}.", dir=root))
         try:
             _write(temporary / MODEL, weights)
+            if tokenizer:
+                _write(temporary / TOKENIZER, tokenizer)
             _write(temporary / MANIFEST, text.encode())
             temporary.chmod(0o755)
             sync_folder(temporary)
@@ -129,6 +147,7 @@ def read_release(path: Path) -> Release:
     """
     release = parse_manifest(path, read_file(path / MANIFEST, None, None))
     read_file(path / MODEL, release.size, release.sha256)
+    release.tokenizer()
     return release
 
 
@@ -178,16 +197,18 @@ def identify(settings: TowerSettings, sha256: str) -> str:
     return hashlib.sha256(f"{settings.to_json()}\n{sha256}".encode()).hexdigest()[:16]
 
 
-def read_file(path: Path, size: int | None, sha256: str | None) -> bytes:
+def read_file(
+    path: Path, size: int | None, sha256: str | None, most: int = MANIFEST_BYTES
+) -> bytes:
     """Reads a file of a release, checking the size before and the hash after.
 
-    A ``size`` of None stands for at most MANIFEST_BYTES. Raises StorageError, naming the file.
+    A ``size`` of None stands for at most ``most`` bytes. Raises StorageError, naming the file.
     """
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno()).st_size
-            if found != size if size is not None else found > MANIFEST_BYTES:
-                limit = f"{size:,}" if size is not None else f"at most {MANIFEST_BYTES:,}"
+            if found != size if size is not None else found > most:
+                limit = f"{size:,}" if size is not None else f"at most {most:,}"
                 raise _damaged(path, f"expected {limit} bytes, got {found:,}")
             data = file.read(found + 1)
     except OSError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from protocol.errors import MalformedMessage
-from protocol.model.towers import TowerSettings
+from protocol.model.tower_settings import TowerSettings
 
 _RANGES: dict[str, tuple[type, float, float]] = {
     "rounds": (int, 1, 10_000),
@@ -21,6 +21,10 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "weight_decay": (float, 0.0, 1.0),
     "margin": (float, 0.0, 2.0),
     "temperature": (float, 0.01, 1.0),
+    "image_dropout": (float, 0.0, 0.95),
+    "text_dropout": (float, 0.0, 0.95),
+    "public_negatives": (int, 0, 65_536),
+    "views": (int, 1, 64),
     "lora_rank": (int, 1, 256),
     "proximal": (float, 0.0, 100.0),
     "server_learning_rate": (float, 1e-6, 10.0),
@@ -54,7 +58,10 @@ class TrainingSettings:
     same with A frozen, so that averaging B is exact, Sun et al., arXiv:2403.12313). ``loss`` with
     its ``margin`` and its ``temperature`` at the start (the losses of CLIP and SigLIP learn it).
     ``batch_size`` items meet in one loss, ``chunk_size`` at a time in memory (0: all at once).
-    The augmentations are names from ``client.institution.augmentation``, or ``none``.
+    The augmentations are names from ``client.institution.augmentation``, or ``none``; of frozen
+    features ``views`` are kept, the plain one and augmented ones, and ``*_dropout`` is the share
+    of each feature that a batch does not see. ``public_negatives`` public captions join each
+    batch as texts that belong to none of its images.
 
     How rounds go: ``learning_rate`` is the peak of ``schedule`` over the whole run; ``proximal``
     is FedProx's mu, 0 for none; ``optimiser`` is the coordinator's, with its
@@ -82,6 +89,10 @@ class TrainingSettings:
     temperature: float = 0.07
     image_augmentation: str = "shift"
     text_augmentation: str = "none"
+    views: int = 1
+    image_dropout: float = 0.0
+    text_dropout: float = 0.0
+    public_negatives: int = 0
     proximal: float = 0.0
     optimiser: str = "fedavg"
     server_learning_rate: float = 1.0

@@ -5,10 +5,11 @@ coordinator reads each institution's update. Flower checks neither the declared 
 payload nor the payload against the model, so this file does; nothing is ever unpickled.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from io import BytesIO
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,54 +23,88 @@ Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
 
 
 def arrays_of(model: torch.nn.Module) -> Arrays:
-    """A copy of everything that the model has learned, by name."""
-    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    """A copy of everything that the model learns, by name.
+
+    Frozen weights and the statistics of batches are no part of it: they never travel.
+    """
+    return {name: value.detach().cpu().numpy().copy() for name, value in _learned(model).items()}
 
 
 def load_arrays(model: torch.nn.Module, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Puts ``arrays``, which have passed ``unpack``, into the model."""
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+    """Puts ``arrays``, which have passed ``unpack``, into the model, in place.
 
-
-def pack(arrays: Mapping[str, npt.NDArray[np.float32]]) -> ArrayRecord:
-    """The arrays as a record, in the order given."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
-
-
-def unpack(record: ArrayRecord, like: Mapping[str, npt.NDArray[np.float32]]) -> Arrays:
-    """Reads a record that must hold exactly the names and shapes of ``like``, finite float32.
-
-    Returns the arrays in the order of ``like``. Raises MalformedMessage, naming the array.
+    Raises ValueError unless they are exactly those that ``arrays_of`` gives.
     """
-    if set(record) != set(like):
-        wrong = sorted(set(record) ^ set(like))
+    learned = _learned(model)
+    if set(arrays) != set(learned):
+        wrong = sorted(set(arrays) ^ set(learned))
+        raise ValueError(f"expected what the model learns; missing or unknown: {wrong[0]}")
+    with torch.no_grad():
+        for name, parameter in learned.items():
+            parameter.copy_(torch.from_numpy(np.asarray(arrays[name])))
+
+
+def pack(arrays: Mapping[str, npt.NDArray[Any]]) -> ArrayRecord:
+    """The arrays as a record, in the order given."""
+    # Not np.ascontiguousarray: it gives an array without dimensions one.
+    return ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in arrays.items()})
+
+
+def unpack(
+    record: ArrayRecord, like: Mapping[str, npt.NDArray[Any]], dtype: str = "float32"
+) -> Arrays:
+    """Reads a record that must hold exactly the names and shapes of ``like``, finite ``dtype``.
+
+    Returns the arrays as float32 in the order of ``like``. Raises MalformedMessage, naming the
+    array.
+    """
+    expect_names(record, like)
+    return {
+        name: read_array(name, record[name], dtype, values.shape).astype(np.float32, copy=False)
+        for name, values in like.items()
+    }
+
+
+def expect_names(record: ArrayRecord, names: Collection[str]) -> None:
+    """Raises MalformedMessage unless ``record`` holds exactly the arrays of these ``names``."""
+    if set(record) != set(names):
+        wrong = sorted(set(record) ^ set(names))
         raise MalformedMessage(
-            f"update: expected {len(like)} named arrays, got {len(record)}; "
+            f"update: expected {len(names)} named arrays, got {len(record)}; "
             f"missing or unknown: {wrong[0]!r:.80}"
         )
-    return {name: _read(name, record[name], like[name].shape) for name in like}
 
 
-def _read(name: str, array: Array, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    size = 4 * int(np.prod(shape, dtype=np.int64))
-    if array.stype != "numpy.ndarray" or array.dtype != "float32" or tuple(array.shape) != shape:
+def read_array(name: str, array: Array, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Reads one array that must be of this NumPy ``dtype`` and ``shape``, and finite.
+
+    Raises MalformedMessage before anything is allocated that was not expected.
+    """
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    if array.stype != "numpy.ndarray" or array.dtype != dtype or tuple(array.shape) != shape:
         raise MalformedMessage(
-            f"array {name}: expected float32 {shape}, got {array.dtype!r:.20} "
+            f"array {name}: expected {dtype} {shape}, got {array.dtype!r:.20} "
             f"{tuple(array.shape)!r:.60} as {array.stype!r:.20}"
         )
     # Not parsed, here or by np.load: the header that belongs to this array is known, byte for byte.
-    header = _header(shape)
+    header = _header(dtype, shape)
     if not array.data.startswith(header) or len(array.data) != len(header) + size:
-        raise MalformedMessage(f"array {name}: its header is not NumPy's for float32 {shape}")
-    values = np.frombuffer(array.data, "<f4", offset=len(header)).reshape(shape).copy()
-    if not np.isfinite(values).all():
+        raise MalformedMessage(f"array {name}: its header is not NumPy's for {dtype} {shape}")
+    found = np.frombuffer(array.data, np.dtype(dtype).newbyteorder("<"), offset=len(header))
+    values = found.reshape(shape).copy()
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise MalformedMessage(f"array {name}: holds values that are not finite")
     return values
 
 
+def _learned(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
 @lru_cache(maxsize=4096)
-def _header(shape: tuple[int, ...]) -> bytes:
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
     """What NumPy's format (version 1.0) puts before the values of such an array."""
     stream = BytesIO()
-    npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    descr = np.dtype(dtype).newbyteorder("<").str
+    npy.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
     return stream.getvalue()

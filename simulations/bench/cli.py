@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from client.institution.cli import GoalOption
 from protocol.terminal import AsJson, Outcome, command
 
 app = typer.Typer(help="Measure this machine against other engines.", no_args_is_help=True)
@@ -25,9 +26,13 @@ def score(
     peers: Annotated[
         bool, typer.Option("--peers/--no-peers", help="Also measure TenSEAL, SEAL and OpenFHE.")
     ] = True,
+    goal: GoalOption = "bytes",
     as_json: AsJson = False,
 ) -> Outcome:
-    """Measure encrypted scoring, phase by phase, beside FAISS and other encrypted engines."""
+    """Measure encrypted scoring, phase by phase, beside FAISS and other encrypted engines.
+
+    The index is packed as blindsight institution index does for the same --goal.
+    """
     from simulations.bench.score import ScoreBench
 
-    return ScoreBench(items, dim, preset, threads, queries, peers).run()
+    return ScoreBench(items, dim, preset, threads, queries, peers, goal).run()

@@ -1,6 +1,6 @@
 """What is searched: random unit vectors, indexed as an institution's embeddings are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ RELEASE = "0" * 16
 """Of no model: the vectors are drawn, not embedded."""
 
 _SEED = 0
-_RUN = 65_536
+_RUN = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,22 +31,27 @@ class Corpus:
         generator = np.random.default_rng(_SEED)
         return cls(_unit(generator, items, dim), _unit(generator, questions, dim))
 
-    def index(self, root: Path, preset: Preset, progress: Callable[[int], None]) -> Index:
+    def index(
+        self, root: Path, preset: Preset, progress: Callable[[int], None], goal: str = "bytes"
+    ) -> Index:
         """Build an index in ``root``; ``progress`` gets the blocks packed so far."""
         # A split that is given is not computed from the name.
         pairs = [Pair(f"{i}.png", ("",), "test") for i in range(len(self.vectors))]
-        return build_index(root, RELEASE, self.vectors, pairs, preset, progress)
+        return build_index(root, RELEASE, self.vectors, pairs, preset, progress, goal)
 
     def exact(self, question: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the scores of one question in double precision, float64 [items]."""
-        wide, runs = question.astype(np.float64), range(0, len(self.vectors), _RUN)
-        # A run at a time: the whole matrix in double precision would be twice its size again.
-        return np.concatenate(
-            [self.vectors[at : at + _RUN].astype(np.float64) @ wide for at in runs]
-        )
+        wide = question.astype(np.float64)
+        return np.concatenate([run.astype(np.float64) @ wide for run in _runs(self.vectors)])
 
 
 def _unit(generator: np.random.Generator, count: int, dim: int) -> NDArray[np.float32]:
     rows = generator.standard_normal((count, dim), np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    for run in _runs(rows):
+        run /= np.linalg.norm(run, axis=1, keepdims=True)
     return rows
+
+
+def _runs(rows: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Yield views of a few rows: what is computed of them all at once takes their memory again."""
+    return (rows[at : at + _RUN] for at in range(0, len(rows), _RUN))

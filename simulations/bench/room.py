@@ -11,9 +11,11 @@ from protocol.params import Preset
 from protocol.plan import Costs, best, plans
 from protocol.wire import MAX_ITEMS
 
-_WORD_BYTES = 4
-_ROW_BYTES = 600  # a pair in memory, or its row in SQLite
-_BASE_BYTES = 1 << 30  # two processes with their libraries
+_WORD_BYTES, _SCORE_BYTES = 4, 8
+_PAIR_BYTES = 160
+_ROW_BYTES = 40  # of SQLite
+_BASE_BYTES = 768 << 20
+"""Two processes with their libraries, and the peers' keys and plaintexts."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Room:
         """Look at the disk under ``folder`` and at the memory of this machine."""
         return cls(folder, shutil.disk_usage(folder).free, psutil.virtual_memory().available)
 
-    def check(self, preset: Preset, items: int, dim: int) -> None:
+    def check(self, preset: Preset, items: int, dim: int, goal: str, queries: int) -> None:
         """Raise unless ``items`` vectors of width ``dim`` can be indexed and searched here.
 
         :class:`UsageError` for numbers that cannot be or that the memory does not hold,
@@ -37,18 +39,19 @@ class Room:
         """
         if items > MAX_ITEMS:
             raise UsageError(f"an index has at most {MAX_ITEMS:,} items, got {items:,}")
-        layout = best(plans(preset, dim, items, Costs()), "bytes").layout
+        plan = best(plans(preset, dim, items, Costs()), goal)
         vectors = _WORD_BYTES * items * dim
-        # Ours, FAISS's here for the comparison, FAISS's in the service.
-        memory = 3 * vectors + _ROW_BYTES * items + _BASE_BYTES
+        # The vectors stay. First the pairs lie beside them, then the scores of every question and
+        # what is made of one. Both files are mapped: they take what memory is left.
+        scores = (queries + 4) * _SCORE_BYTES * items + plan.layout.download_bytes
+        memory = vectors + max(_PAIR_BYTES * items, scores) + _BASE_BYTES
         if memory > self.memory:
             raise UsageError(
-                f"{items:,} vectors of width {dim} take {_gb(memory)} of memory, "
-                f"{_gb(self.memory)} are available",
-                "Choose fewer --items.",
+                f"{items:,} vectors of width {dim} and {queries:,} questions take {_gb(memory)} "
+                f"of memory, {_gb(self.memory)} are available",
+                "Choose fewer --items or --queries.",
             )
-        polynomial = len(preset.data_moduli) * preset.ring_degree * _WORD_BYTES
-        disk = layout.blocks * layout.chunks * polynomial + vectors + _ROW_BYTES * items
+        disk = plan.index_bytes + vectors + _ROW_BYTES * items
         if disk > self.disk:
             raise StorageError(
                 f"no space left: an index of {items:,} vectors of width {dim} takes {_gb(disk)} "

@@ -43,17 +43,18 @@ class ScoreBench:
     threads: int
     queries: int
     peers: bool
+    goal: str = "bytes"
 
     def run(self) -> Outcome:
         """Measure everything; raises :class:`BlindsightError` where there is no room for it."""
         preset = preset_by_name(self.preset)
         with tempfile.TemporaryDirectory(prefix="blindsight-bench-") as name:
             root = Path(name)
-            Room.in_folder(root).check(preset, self.items, self.dim)
+            Room.in_folder(root).check(preset, self.items, self.dim, self.goal, self.queries)
             corpus = Corpus.draw(self.items, self.dim, self.queries + 1)
             since = time.perf_counter()
             with progress("indexing, blocks", None) as show:
-                index = corpus.index(root / "index", preset, show)
+                index = corpus.index(root / "index", preset, show, self.goal)
             built = time.perf_counter() - since
             found = search(index, corpus.questions[1:])
             with closing(Engine(index, self.threads)) as engine:

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SCALE = 1 << 30
+_LOVASZ = 0.75
 
 Floats = NDArray[np.float64]
 
@@ -12,8 +13,9 @@ def solve(matrix: Floats, answers: Floats, modulus: float, largest: float) -> Fl
     """Find small x with ``x @ matrix`` near ``answers`` modulo ``modulus``.
 
     ``matrix`` [unknowns, equations], ``answers`` [n, equations] within about one of the truth;
-    ``largest`` bounds the size of x. Returns x [n, unknowns]: the truth wherever the equations
-    carry more bits than x has, as Babai's nearest plane finds it in a basis reduced by LLL.
+    ``largest`` bounds the size of x, and ``modulus`` is below 2^33. Returns x [n, unknowns]: the
+    truth where the equations carry many more bits than x has, as Babai's nearest plane (1986)
+    finds it in a basis reduced by LLL.
     """
     unknowns, equations = matrix.shape
     basis = np.zeros((unknowns + equations, unknowns + equations))
@@ -31,17 +33,25 @@ def solve(matrix: Floats, answers: Floats, modulus: float, largest: float) -> Fl
 
 
 def _reduced(basis: NDArray[np.object_]) -> NDArray[np.object_]:
-    """LLL (Lenstra, Lenstra and Lovász 1982) of the rows, orthogonalised in floats."""
-    k = 1
+    """LLL (Lenstra, Lenstra and Lovász 1982) of the rows, orthogonalised in floats.
+
+    ``r`` and ``units`` are the QR decomposition of the rows before k: each step adds row k.
+    """
+    r, units, k = np.zeros((len(basis), len(basis))), np.zeros(basis.shape), 0
     while k < len(basis):
-        r = np.linalg.qr(basis[: k + 1].astype(np.float64).T, mode="r")
+        along = units[:k] @ basis[k].astype(np.float64)
         for j in reversed(range(k)):
-            times = round(r[j, k] / r[j, j])
-            basis[k] -= times * basis[j]
-            r[:, k] -= times * r[:, j]
-        if r[k, k] ** 2 + r[k - 1, k] ** 2 >= 0.99 * r[k - 1, k - 1] ** 2:
-            k += 1
-        else:
+            if times := round(along[j] / r[j, j]):
+                basis[k] -= times * basis[j]
+                along -= times * r[:k, j]
+        row = basis[k].astype(np.float64)
+        r[:k, k] = units[:k] @ row
+        rest = row - r[:k, k] @ units[:k]
+        r[k, k] = np.linalg.norm(rest)
+        units[k] = rest / r[k, k]
+        if k and r[k, k] ** 2 + r[k - 1, k] ** 2 < _LOVASZ * r[k - 1, k - 1] ** 2:
             basis[[k - 1, k]] = basis[[k, k - 1]]
-            k = max(k - 1, 1)
+            k -= 1
+        else:
+            k += 1
     return basis

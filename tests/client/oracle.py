@@ -1,11 +1,19 @@
-"""The slow and plain truth beside the engine: SEAL reads sums, Python's integers add masks."""
+"""The slow and plain truth beside the engine: SEAL reads sums, masks are added one by one."""
 
 import numpy as np
 import tenseal.sealapi as seal
 from numpy.typing import NDArray
 
 from client.institution.randomness import Mask
-from client.searcher.ckks import _CIPHERTEXT, _PLAINTEXT, SealKey, _array, _id, _MemoryFile
+from client.searcher.ckks import (
+    _ARRAY,
+    _CIPHERTEXT,
+    _PLAINTEXT,
+    SealKey,
+    _array,
+    _id,
+    _MemoryFile,
+)
 from protocol.packing import Layout
 from protocol.params import Preset
 from protocol.ring import U32, U64, Ring, ring
@@ -13,7 +21,7 @@ from protocol.scheme import Seeded
 from protocol.seeds import expand
 
 Integers = NDArray[np.object_]
-_ARRAY_HEAD = 24
+"""Python's integers, of any size."""
 
 
 def ring_of(preset: Preset) -> Ring:
@@ -28,7 +36,7 @@ def pair(ciphertext: Seeded, preset: Preset) -> U32:
 
 
 def coefficients(ntt: U32, preset: Preset) -> Integers:
-    """NTT form uint32 [..., k, N] as centred integers modulo Q [..., N]."""
+    """NTT form uint32 [..., k, N] as centred integers modulo Q [..., N], by remainders."""
     plain, modulus = ntt.copy(), preset.data_modulus
     ring_of(preset).inverse(plain)
     total: Integers = np.zeros((*ntt.shape[:-2], ntt.shape[-1]), object)
@@ -39,7 +47,7 @@ def coefficients(ntt: U32, preset: Preset) -> Integers:
 
 
 def centred(integers: Integers, modulus: int) -> Integers:
-    """The representatives from -modulus/2 on."""
+    """Representatives in [-modulus/2, modulus/2)."""
     return np.asarray((integers + modulus // 2) % modulus - modulus // 2, object)
 
 
@@ -62,7 +70,7 @@ def decrypted(key: SealKey, sums: U32, preset: Preset) -> Integers:
             file.load(ciphertext, key._context, head + _array(one))
             key._decryptor.decrypt(ciphertext, plaintext)
             saved = file.save(plaintext)
-            words = np.frombuffer(saved, "<u8", k * degree, _PLAINTEXT.size + _ARRAY_HEAD)
+            words = np.frombuffer(saved, "<u8", k * degree, _PLAINTEXT.size + _ARRAY.size)
             message[:] = words.reshape(k, degree)
     return coefficients(messages, preset)
 
@@ -80,6 +88,9 @@ def masked(sums: U32, keys: list[Seeded], mask: Mask, preset: Preset) -> U32:
 
 
 def inner_products(items: NDArray[np.float32], question: Integers, layout: Layout) -> Integers:
-    """Integer scores [n] of embeddings float32 [n, dim], rounded as they are packed."""
+    """Integer scores [n] of embeddings float32 [n, dim] and a question's coefficients [dim].
+
+    Both rounded as they are packed: what the engine computes exactly, but for encryption.
+    """
     scaled = np.rint(items.astype(np.float64) * 2.0**layout.preset.item_scale_bits)
     return np.asarray(scaled.astype(np.int64).astype(object) @ question, object)

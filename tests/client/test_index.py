@@ -1,5 +1,6 @@
 """An index is whole or absent, and says when it is damaged."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -272,6 +273,70 @@ def test_embeddings_that_faiss_cannot_read_are_refused(
     with pytest.raises(StorageError, match=r"embeddings\.faiss") as caught:
         index.embedding(0)
     assert "Build it again" in caught.value.hint
+
+
+# --- items and the manifest
+
+
+@pytest.mark.parametrize("name", ["a b", "50%20", "why?mode=rw", "#1", "é"])
+def test_items_are_read_wherever_the_index_lies(tmp_path: Path, name: str) -> None:
+    index = build(tmp_path / name)
+    assert [item.caption for item in index.items([29, 0])] == ["c29", "c0"]
+
+
+def test_items_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    index, path = build(tmp_path), tmp_path / "epoch-000001" / "items.sqlite"
+    with pytest.raises(StorageError, match=r"items\.sqlite has no item at position 30"):
+        index.items([2, 30])
+    path.write_bytes(b"no database" * 500)
+    with pytest.raises(StorageError, match=r"items\.sqlite cannot be read: .*not a database"):
+        index.items([0])
+    path.unlink()
+    with pytest.raises(StorageError, match="unable to open") as caught:
+        index.items([0])
+    assert "Build it again" in caught.value.hint
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"items": 30.0}, "items Input should be a valid integer"),
+        ({"items": "30"}, "items Input should be a valid integer"),
+        ({"items": 0}, "1 to 2^40 - 1 items"),
+        ({"dim": True}, "dim Input should be a valid integer"),
+        ({"dim": 5000}, "1 to 1024 coordinates"),
+        ({"chunk_width": 3}, "chunk width is one of"),
+        ({"preset": "none"}, "parameter set 'none' is unknown"),
+        ({"release_id": None}, "release_id Input should be a valid string"),
+        ({"more": 1}, "more Extra inputs are not permitted"),
+        ({"checksums": []}, "checksums Input should be"),
+        ({"checksums": {"packed.bin": "0"}}, "of embeddings.faiss, items.sqlite, packed.bin"),
+        ({"release_id": "x" * 100_000}, "at most 65,536 bytes"),
+    ],
+    ids=lambda one: str(one)[:20],
+)
+def test_a_manifest_that_cannot_be_is_refused(
+    tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    build(tmp_path)
+    path = tmp_path / "epoch-000001" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(StorageError, match="no usable index") as caught:
+        Index(tmp_path)
+    assert says in caught.value.message
+    assert "Build it again" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[" * 60_000, b"\xff", b"[1]", b"null"], ids=lambda one: str(one[:9])
+)
+@pytest.mark.parametrize("name", ["current", "epoch-000001/manifest.json"])
+def test_what_is_not_json_or_a_number_is_refused(tmp_path: Path, name: str, text: bytes) -> None:
+    build(tmp_path)
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(StorageError, match="no usable index"):
+        Index(tmp_path)
 
 
 def test_what_is_no_index_is_refused(tmp_path: Path) -> None:

@@ -17,12 +17,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from client.institution.blocks import pack_block
 from client.institution.packed import PackedIndex, write_packed
+from client.institution.packed_header import Header
 from protocol.errors import StorageError, UsageError
-from protocol.packing import Layout
+from protocol.packing import CHUNK_WIDTHS, MAX_DIM, Layout
 from protocol.params import FAST, PRIVATE
 
 ROOT = Path(__file__).parents[2]
@@ -111,8 +114,8 @@ def test_embeddings_may_be_mapped_and_in_any_order_of_memory(tmp_path: Path) -> 
     np.save(tmp_path / "rows.npy", rows)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     whole = set()
-    for given in (rows, mapped, np.asfortranarray(rows)):
-        write_packed(tmp_path / "packed.bin", layout, given)
+    for embeddings in (rows, mapped, np.asfortranarray(rows)):
+        write_packed(tmp_path / "packed.bin", layout, embeddings)
         whole.add((tmp_path / "packed.bin").read_bytes())
     assert len(whole) == 1
 
@@ -387,6 +390,31 @@ HEADERS = {
         for value in values
     },
 }
+
+
+@settings(deadline=None)
+@given(
+    st.builds(
+        Layout,
+        st.sampled_from([PRIVATE, FAST]),
+        st.integers(1, MAX_DIM),
+        st.sampled_from(CHUNK_WIDTHS),
+        st.integers(1, 2**40 - 1),
+    ),
+    st.binary(min_size=DIGEST, max_size=DIGEST),
+)
+def test_any_header_comes_back_and_its_parts_lie_side_by_side(
+    layout: Layout, digest: bytes
+) -> None:
+    header = Header(layout, digest.hex())
+    assert len(header.to_page()) == PAGE
+    assert Header.from_page(header.to_page()) == header
+    last = layout.blocks - 1
+    assert (header.digest_at(0), header.record_at(0) % PAGE) == (PAGE, 0)
+    assert 0 <= header.record_at(0) - (header.digest_at(last) + DIGEST) < PAGE
+    primes = len(layout.preset.data_moduli)
+    assert header.record_bytes == 4 * primes * layout.preset.ring_degree * layout.chunks
+    assert header.file_bytes == header.record_at(last) + header.record_bytes
 
 
 @pytest.mark.parametrize("head", HEADERS.values(), ids=HEADERS)

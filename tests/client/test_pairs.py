@@ -15,16 +15,18 @@ from PIL import Image
 
 from client.institution import images
 from client.institution import pairs as module
-from client.institution.images import load_image, load_pixels
+from client.institution.formats import source
+from client.institution.images import iterate_pixels, load_image, load_pixels
 from client.institution.pairs import (
     METADATA,
     Pair,
     PairFolder,
     default_split,
     read_pairs,
+    stamp,
     write_pairs,
 )
-from protocol.errors import DataError, StorageError
+from protocol.errors import DataError, StorageError, UsageError
 from protocol.files import writing
 
 
@@ -97,6 +99,84 @@ def test_a_missing_split_follows_from_the_name() -> None:
         0.1,
         0.1,
     ]
+
+
+def test_a_group_lies_in_one_split(root: Path) -> None:
+    for number in range(60):
+        picture(root / "images" / f"{number}.png")
+    lines = [line(f"images/{n}.png", patient=n // 3, group="x") for n in range(57)]
+    lines += [line("images/57.png", patient="declared", split="test")]
+    lines += [line(f"images/{n}.png", patient="declared") for n in (58, 59)]
+    describe(root, *lines)
+    folder = read_pairs(root, "patient")
+    patients = {pair.group: set() for pair in folder.pairs}
+    for pair in folder.pairs:
+        patients[pair.group].add(pair.split)
+    assert len(patients) == 20
+    assert all(len(splits) == 1 for splits in patients.values())
+    assert set.union(*patients.values()) == {"train", "test"}
+    assert patients["declared"] == {"test"}
+    assert folder.pairs[0].split == default_split("0")
+    assert folder.notices == ()
+    assert {pair.split for pair in read_pairs(root, "no such key").pairs[:57]} != {"test"}
+
+
+def test_a_group_too_large_for_a_patient_is_noticed(root: Path) -> None:
+    for number in range(60):
+        picture(root / "images" / f"{number}.png")
+    describe(root, *(line(f"images/{n}.png", group=7) for n in range(60)))
+    folder = read_pairs(root)
+    assert len({pair.split for pair in folder.pairs}) == 1
+    assert "60 of 60 items" in folder.notices[0]
+
+
+def test_a_topic_is_no_group(root: Path) -> None:
+    for name in "bcd":
+        picture(root / "images" / f"{name}.png")
+    describe(
+        root,
+        line("images/a.png", group="animals", split="train"),
+        line("images/b.png", group="animals", split="test"),
+        line("images/c.png", group="food", split="train"),
+        line("images/d.png", group="food"),
+    )
+    folder = read_pairs(root)
+    assert [pair.group for pair in folder.pairs] == [None] * 4
+    assert [pair.split for pair in folder.pairs[:3]] == ["train", "test", "train"]
+    assert folder.pairs[3].split == default_split("images/d.png")
+    assert len(folder.notices) == 1
+    assert "'group'" in folder.notices[0]
+    assert "topic" in folder.notices[0]
+
+
+@pytest.mark.parametrize("bad", [["x"], 1.5, True, "x" * 201, {"a": 1}, 1 << 64])
+def test_a_group_is_a_plain_value(root: Path, bad: object) -> None:
+    describe(root, line(patient=bad))
+    with pytest.raises(DataError, match="line 1: patient: expected a text"):
+        read_pairs(root, "patient")
+
+
+def test_a_group_is_not_shown_and_not_written(root: Path, tmp_path: Path) -> None:
+    picture(root / "images" / "b.png", "blue")
+    describe(root, line(group="Jane Doe"), line("images/b.png", group="John Roe"))
+    folder = read_pairs(root)
+    assert folder.pairs[0].group == "Jane Doe"
+    assert "Jane" not in repr(folder)
+    write_pairs(tmp_path / "copy", folder.pairs, folder)
+    assert "Jane" not in (tmp_path / "copy" / METADATA).read_text()
+    copied = read_pairs(tmp_path / "copy")
+    assert [pair.group for pair in copied.pairs] == ["1", "2"]
+    assert [pair.split for pair in copied.pairs] == [pair.split for pair in folder.pairs]
+
+
+def test_a_stamp_tells_of_a_change(root: Path) -> None:
+    describe(root, line())
+    before = stamp(root)
+    assert stamp(root) == before == stamp(root / METADATA)
+    describe(root, line(), line("images/b.png"))
+    assert stamp(root) != before
+    with pytest.raises(DataError, match="no such folder"):
+        stamp(root / "nowhere")
 
 
 def test_unusable_pairs_are_skipped_and_reported(root: Path) -> None:
@@ -183,7 +263,9 @@ def test_the_folder_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
 def test_nothing_to_read(root: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         read_pairs(root / "nowhere")
-    with pytest.raises(DataError, match=r"metadata.jsonl: cannot be read: No such file") as caught:
+    with pytest.raises(
+        DataError, match=r"nothing here describes images: .*metadata.jsonl"
+    ) as caught:
         read_pairs(root)
     assert "file_name" in caught.value.hint
     describe(root)
@@ -199,11 +281,11 @@ def test_nothing_to_read(root: Path) -> None:
 
 
 def test_bounds_come_before_reading(root: Path) -> None:
-    describe(root, line(), line("b.png", captions=["x" * module.LINE_BYTES]))
+    describe(root, line(), line("b.png", captions=["x" * source.LINE_BYTES]))
     with pytest.raises(DataError, match="line 2: longer than 1,048,576 bytes"):
         read_pairs(root)
     with (root / METADATA).open("ab") as file:
-        file.truncate(module.METADATA_BYTES + 1)  # a hole: takes no room on the disk
+        file.truncate(source.SOURCE_BYTES + 1)  # a hole: takes no room on the disk
     with pytest.raises(DataError, match="expected at most 536,870,912 bytes, got 536,870,913"):
         read_pairs(root)
 
@@ -281,6 +363,69 @@ def test_size_squeezes(tmp_path: Path, name: str) -> None:
     Image.new("RGB", (900, 300), "green").save(tmp_path / name)
     assert load_image(tmp_path / name, 32).size == (32, 32)
     assert load_image(tmp_path / name).size == (900, 300)
+
+
+def striped(path: Path, size: tuple[int, int]) -> Image.Image:
+    """Noise, smooth enough that two good ways of scaling agree."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (size[1] // 8, size[0] // 8, 3), np.uint8)
+    image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    image.save(path)
+    return image
+
+
+@pytest.mark.parametrize("size", [(400, 300), (300, 400), (256, 256)])
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
+def test_crop_is_what_pretrained_weights_expect(
+    tmp_path: Path, size: tuple[int, int], resample: str
+) -> None:
+    """As torchvision: Resize of the shorter side with antialias, then CenterCrop."""
+    image = striped(tmp_path / "a.png", size)
+    shorter, wanted = 128, 112
+    scaled = tuple(int(shorter * length / min(size)) for length in size)
+    whole = image.resize(scaled, images.RESAMPLES[resample])
+    left, top = (round((length - wanted) / 2) for length in scaled)
+    expected = np.asarray(whole.crop((left, top, left + wanted, top + wanted)), float)
+    found = np.asarray(load_image(tmp_path / "a.png", wanted, wanted / shorter, resample), float)
+    assert found.shape == (wanted, wanted, 3)
+    assert np.abs(found - expected).mean() < 2.5
+    squeezed = np.asarray(load_image(tmp_path / "a.png", wanted, None, resample), float)
+    assert np.abs(squeezed - expected).mean() > 10
+
+
+def test_crop_of_a_strip_takes_no_memory(tmp_path: Path) -> None:
+    Image.new("L", (60_000, 1), "white").save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png", 32, 0.5).size == (32, 32)
+
+
+@pytest.mark.parametrize("bad", [{"crop": 0.0}, {"crop": 1.1}, {"resample": "nearest"}])
+def test_a_wrong_fit_is_refused(root: Path, bad: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        load_image(root / "images" / "a.png", 32, **bad)
+    with pytest.raises(UsageError, match="expected"):
+        list(iterate_pixels(PairFolder(root, ()), (), 0))
+    with pytest.raises(UsageError, match="expected"):
+        list(iterate_pixels(PairFolder(root, ()), (), 8, batch=0))
+
+
+@given(st.integers(0, 12), st.integers(1, 5))
+@settings(max_examples=15, deadline=None)
+def test_batches_are_the_whole(count: int, batch: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for i in range(count):
+            picture(root / f"{i}.png", f"rgb({20 * i}, 0, 0)")
+        if count > 2:
+            (root / "1.png").write_bytes(b"damaged")
+        pairs = tuple(Pair(f"{i}.png", ("x",)) for i in range(count))
+        folder = PairFolder(root, pairs)
+        pixels, kept, skips = load_pixels(folder, pairs, 4)
+        parts = list(iterate_pixels(folder, pairs, 4, batch=batch))
+    assert len(parts) == -(-count // batch)
+    assert np.array_equal(np.concatenate([np.empty((0, 3, 4, 4)), *(p[0] for p in parts)]), pixels)
+    assert [index for part in parts for index in part[1]] == kept
+    assert tuple(skip for part in parts for skip in part[2]) == skips
+    assert [pixels[place, 0, 0, 0] for place in range(len(kept))] == [20 * i for i in kept]
 
 
 @pytest.mark.parametrize("side", [7000, 12_000, 60_000])

@@ -20,7 +20,8 @@ from client.institution.training import (
 from protocol.errors import TrainingError
 from protocol.model.embedder import Embedder
 from protocol.model.settings import TrainingSettings
-from protocol.model.towers import TowerSettings, TwoTowers
+from protocol.model.tower_settings import TowerSettings
+from protocol.model.towers import TwoTowers
 from protocol.model.update import arrays_of
 
 TINY = TowerSettings(

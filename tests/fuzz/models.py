@@ -18,7 +18,8 @@ from flwr.proto import recorddict_pb2 as flower
 from protocol.errors import MalformedMessage
 from protocol.model import release, settings, towers, update
 from protocol.model.release import MANIFEST, MODEL, identify, read_release, write_release
-from protocol.model.towers import TowerSettings, TwoTowers
+from protocol.model.tower_settings import TowerSettings
+from protocol.model.towers import TwoTowers
 from protocol.model.update import pack, unpack
 from tests.fuzz.mutations import of_framed_json, of_json, of_message, of_tokens
 from tests.fuzz.target import MIB, Target, scratch

@@ -1,6 +1,7 @@
 """Files are whole or absent, whatever happens while they are written."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import StorageError
-from protocol.files import replace_atomically, storage_error, sync_folder, write_atomically
+from protocol.files import (
+    open_exclusively,
+    replace_atomically,
+    storage_error,
+    sync_folder,
+    write_at,
+    write_atomically,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +35,7 @@ import json, os, resource, sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from protocol.errors import StorageError
-from protocol.files import replace_atomically, write_atomically
+from protocol.files import open_exclusively, replace_atomically, write_atomically
 path = Path(sys.argv[1])
 
 def refused(content):
@@ -261,3 +270,78 @@ def test_syncing_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     sync_folder(tmp_path)
     with pytest.raises(FileNotFoundError):
         sync_folder(tmp_path / "missing")
+
+
+# --- files that one process alone may write
+
+
+def test_only_one_has_it_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    with open_exclusively(path) as file:
+        write_at(file, b"of the first", 0)
+        with (
+            pytest.raises(StorageError, match=f"another process is writing {path}") as caught,
+            open_exclusively(path),
+        ):
+            pytest.fail("two have it")
+        assert "Wait" in caught.value.hint
+        script = """
+try:
+    with open_exclusively(path): print("two have it")
+except StorageError as error:
+    print(error.message)
+"""
+        assert child(script, path).stdout == f"another process is writing {path}\n"
+    with open_exclusively(path) as file:
+        assert os.pread(file, 100, 0) == b"of the first", "opened as it is"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_error_or_a_kill_gives_it_free(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    with pytest.raises(ZeroDivisionError), open_exclusively(path):
+        raise ZeroDivisionError
+    killed = child("import signal\nwith open_exclusively(path): os.kill(os.getpid(), 9)", path)
+    assert killed.returncode == -9, killed.stderr
+    with open_exclusively(path):
+        pass
+
+
+@pytest.mark.parametrize("change", ["renamed", "removed", "replaced"])
+def test_a_file_that_goes_while_it_is_opened_is_not_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The one who had it ends, and renames or removes it, between the opening and the lock."""
+    path, lock = tmp_path / "kept", fcntl.flock
+
+    def late(file: int, how: int) -> None:
+        if change == "renamed":
+            path.rename(tmp_path / "whole")
+        else:
+            path.unlink()
+        if change == "replaced":
+            path.write_bytes(b"of another")
+        lock(file, how)
+
+    monkeypatch.setattr("protocol.files.fcntl.flock", late)
+    with pytest.raises(StorageError, match="another process"), open_exclusively(path):
+        pytest.fail("it is not the file of that name")
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "kept").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"), open_exclusively(tmp_path / "kept"):
+        pytest.fail("it was opened")
+    assert names(tmp_path) == ["kept"]
+
+
+def test_everything_is_written_however_little_the_system_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwrite
+    monkeypatch.setattr("os.pwrite", lambda file, some, at: write(file, some[:7], at))
+    words = memoryview(array("I", range(100)))
+    with open_exclusively(tmp_path / "kept") as file:
+        write_at(file, words, 5)
+        write_at(file, b"", 5)
+    assert (tmp_path / "kept").read_bytes() == bytes(5) + words.tobytes()

@@ -1,4 +1,4 @@
-"""The model contract: tokens, towers, loss, updates, releases."""
+"""The model contract: tokens, towers, updates, releases."""
 
 import json
 import math
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from protocol.errors import MalformedMessage, StorageError
 from protocol.model.embedder import Embedder
-from protocol.model.loss import info_nce, shared
 from protocol.model.release import parse_manifest, read_release, write_release
 from protocol.model.settings import TrainingSettings
 from protocol.model.tokens import RESERVED, HashTokenizer
-from protocol.model.towers import TowerSettings, TwoTowers
-from protocol.model.update import arrays_of, pack, unpack
+from protocol.model.tower_settings import TowerSettings
+from protocol.model.towers import TwoTowers
+from protocol.model.update import arrays_of, load_arrays, pack, unpack
 
 TINY = TowerSettings(
     image_size=16, dim=8, image_width=16, image_stages=1, text_width=16, buckets=64, max_tokens=8
@@ -119,25 +119,6 @@ def test_training_settings_round_trip_and_check() -> None:
             TrainingSettings.from_run_config(bad)
 
 
-# --- loss
-
-
-def test_items_that_share_a_caption_are_not_negatives() -> None:
-    same = shared(torch.tensor([[0, 1], [1, -1], [2, -1]]))
-    assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
-    images = texts = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [1, 0], [0, 1]]), dim=1)
-    scale = torch.tensor([math.log(50.0)])
-    assert info_nce(images, texts, scale, same) < 1e-6
-    assert info_nce(images, texts, scale, torch.eye(3).bool()) > 0.4
-
-
-def test_temperature_is_bounded() -> None:
-    images = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator()), dim=1)
-    same = torch.eye(4).bool()
-    high, bound = (torch.tensor([value]) for value in (50.0, math.log(100.0)))
-    assert info_nce(images, -images, high, same) == info_nce(images, -images, bound, same)
-
-
 # --- updates
 
 
@@ -146,6 +127,26 @@ def test_update_round_trips_to_the_bit(model: TwoTowers) -> None:
     found = unpack(pack(arrays), arrays)
     assert list(found) == list(arrays)
     assert all(found[name].tobytes() == arrays[name].tobytes() for name in arrays)
+
+
+def test_only_what_is_learned_travels() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    model.register_parameter("scale", torch.nn.Parameter(torch.tensor(2.0)))
+    model[0].weight.requires_grad_(False)
+    frozen = model[0].weight.clone()
+    arrays = arrays_of(model)
+    assert set(arrays) == {"0.bias", "1.weight", "1.bias", "scale"}
+    assert arrays["scale"].shape == () and unpack(pack(arrays), arrays)["scale"] == 2
+    learned = dict(model.named_parameters())["0.bias"]
+    load_arrays(model, {name: values + 1 for name, values in arrays.items()})
+    assert dict(model.named_parameters())["0.bias"] is learned, "in place: optimisers hold it"
+    assert learned.requires_grad and learned.grad_fn is None
+    for name, values in arrays_of(model).items():
+        np.testing.assert_array_equal(values, arrays[name] + 1)
+    assert torch.equal(model[0].weight, frozen) and model[1].running_mean.tolist() == [0, 0]
+    for wrong in (arrays | {"0.weight": arrays["0.bias"]}, {"scale": arrays["scale"]}, {}):
+        with pytest.raises(ValueError, match="missing or unknown"):
+            load_arrays(model, wrong)
 
 
 def _raw(data: bytes, dtype: str = "float32", shape: tuple[int, ...] = (2, 3)) -> Array:

@@ -152,7 +152,7 @@ def test_a_full_disk_below_is_a_storage_error(run: Run) -> None:
 def test_an_interrupt_ends_with_130(run: Run) -> None:
     code, out, err = run(KeyboardInterrupt(), False)
     assert (code, out) == (130, "")
-    assert err.startswith("blindsight: interrupted\n  what to do: ")
+    assert err.startswith("blindsight: interrupted\n  what to do: Run the command again")
     code, out, err = run(KeyboardInterrupt(), True)
     assert (code, err) == (130, "")
     assert only_envelope(out)["error_code"] == "interrupted"

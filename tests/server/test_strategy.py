@@ -22,7 +22,8 @@ from flwr.clientapp import ClientApp
 
 from protocol.errors import TrainingError
 from protocol.model.settings import TrainingSettings
-from protocol.model.towers import TowerSettings, TwoTowers
+from protocol.model.tower_settings import TowerSettings
+from protocol.model.towers import TwoTowers
 from protocol.model.update import Arrays, arrays_of, pack
 from server.coordinator import TrainingResult, coordinate
 from server.round import RoundReport

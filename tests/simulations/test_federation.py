@@ -15,7 +15,8 @@ from client.institution.training import interrupted
 from protocol.errors import DataError, UsageError
 from protocol.model.release import read_release
 from protocol.model.settings import TrainingSettings
-from protocol.model.towers import TowerSettings, TwoTowers
+from protocol.model.tower_settings import TowerSettings
+from protocol.model.towers import TwoTowers
 from protocol.model.update import arrays_of, pack
 from server.round import RoundReport
 from simulations.baselines import read_union, train_baselines

@@ -1,0 +1,40 @@
+"""The bytes of one image, wherever its form keeps them, and how large an image may be."""
+
+from pathlib import Path
+
+from client.institution.formats import shard
+from client.institution.formats.checks import is_regular
+from protocol.files import check_file
+
+IMAGE_BYTES = 64 << 20
+IMAGE_PIXELS = 40_000_000
+#: Longer ones are no pictures: Pillow's BMP decoder lets four bytes skip 255 rows of zeros.
+IMAGE_SIDE = 65_535
+
+
+def read_stored(path: Path) -> bytes:
+    """The bytes at ``path``: a file, or ``…/shard.tar/member``.
+
+    Raises DataError for more than IMAGE_BYTES or for no plain file, OSError for what is missing.
+    """
+    place = _in_shard(path)
+    if place is not None:
+        return shard.read_member(*place, IMAGE_BYTES)
+    check_file(path, IMAGE_BYTES, "store the image smaller, as JPEG or PNG")
+    with path.open("rb") as file:
+        return file.read(IMAGE_BYTES)
+
+
+def is_stored(path: Path) -> bool:
+    """Whether something lies there that :func:`read_stored` may read."""
+    place = _in_shard(path)
+    return is_regular(path) if place is None else place[1] in shard.members(place[0])
+
+
+def _in_shard(path: Path) -> tuple[Path, str] | None:
+    if f"{shard.SUFFIX}/" not in str(path):
+        return None
+    for parent in path.parents:
+        if parent.suffix == shard.SUFFIX and is_regular(parent):
+            return parent, path.relative_to(parent).as_posix()
+    return None

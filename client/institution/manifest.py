@@ -1,0 +1,51 @@
+"""The manifest of an epoch: what lies beside it, checked before anything of that is opened."""
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from protocol.packing import Layout
+from protocol.params import preset_by_name
+
+EMBEDDINGS, ITEMS, PACKED = FILES = ("embeddings.faiss", "items.sqlite", "packed.bin")
+
+
+class Manifest(BaseModel):
+    """What an epoch holds; ``checksums`` maps file names to SHA-256 in hexadecimal.
+
+    That of the packed form covers its header and digests, which cover the rest.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    release_id: str
+    epoch: int
+    preset: str
+    dim: int
+    chunk_width: int
+    items: int
+    checksums: dict[str, str]
+
+    @field_validator("checksums")
+    @classmethod
+    def _of_every_file(cls, checksums: dict[str, str]) -> dict[str, str]:
+        if set(checksums) != set(FILES):
+            raise ValueError(f"of {', '.join(FILES)} expected, got {sorted(checksums)}")
+        return checksums
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Parse what :meth:`to_json` gave; raise ValueError for another name, type or file."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"its manifest is not one: {where} {first['msg']:.200}") from error
+
+    def to_json(self) -> str:
+        """Return the text of the file."""
+        return self.model_dump_json(indent=2)
+
+    @property
+    def layout(self) -> Layout:
+        """How the embeddings are packed; raises BlindsightError for what cannot be."""
+        return Layout(preset_by_name(self.preset), self.dim, self.chunk_width, self.items)

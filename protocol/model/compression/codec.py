@@ -1,0 +1,59 @@
+"""What every way to compress an update has in common."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import ArrayRecord
+
+from protocol.errors import TrainingError
+from protocol.model.update import Arrays
+
+
+class Codec(Protocol):
+    """One way to send a change of the weights in fewer bytes; both sides use the same.
+
+    ``encode`` is given finite float32 arrays and raises TrainingError for others; what it
+    returns besides the record is what it left unsent, empty where nothing is carried over, to be
+    handed to the next ``encode`` as ``residual``. ``decode`` reads foreign bytes: it knows from
+    ``like`` (names and shapes) what to expect, allocates in proportion to that alone, and raises
+    MalformedMessage for anything else.
+    """
+
+    def encode(
+        self, change: Arrays, residual: Arrays | None, generator: np.random.Generator
+    ) -> tuple[ArrayRecord, Arrays]:
+        """The record of ``change`` plus ``residual``, and the next residual."""
+        ...
+
+    def decode(self, record: ArrayRecord, like: Arrays) -> Arrays:
+        """What a record says of arrays like these."""
+        ...
+
+
+def flatten(arrays: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """All values in one float32 [n], in the order of the names, which both sides agree on."""
+    parts = [arrays[name].ravel() for name in sorted(arrays)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def unflatten(values: npt.NDArray[np.float32], like: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    """Undoes ``flatten``: arrays with the names, shapes and order of ``like``."""
+    found: Arrays = {}
+    start = 0
+    for name in sorted(like):
+        end = start + like[name].size
+        found[name] = values[start:end].reshape(like[name].shape)
+        start = end
+    return {name: found[name] for name in like}
+
+
+def require_finite(change: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Raises TrainingError for a change that no codec can send."""
+    for name, values in change.items():
+        if not np.isfinite(values).all():
+            raise TrainingError(
+                f"array {name}: the change holds values that are not finite",
+                "train with a lower learning rate",
+            )
