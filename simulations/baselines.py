@@ -6,7 +6,7 @@ at each example; only who shares with whom differs.
 
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import torch
@@ -46,24 +46,41 @@ def train_baselines(
     the name ("central" or an institution's) and how far it is, from 0 to 1. Raises what
     ``train_epochs`` raises.
     """
+
+    def watch(name: str) -> Callable[[float], None] | None:
+        return None if on_progress is None else lambda done: on_progress(name, done)
+
+    # The longest first: it takes as long as all the others together.
+    sets = {CENTRAL: union(list(data.values())), **data}
+    models = train_together(sets, settings, pretrained, workers=workers, watch=watch)
+    return Baselines(models.pop(CENTRAL), models)
+
+
+def train_together(
+    data: Mapping[str, TrainingSet],
+    settings: TrainingSettings,
+    pretrained: Pretrained,
+    *,
+    workers: int | None = None,
+    watch: Callable[[str], Callable[[float], None] | None] = lambda name: None,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> dict[str, TwoTowers]:
+    """``train_alone`` for each, ``workers`` at a time, each on one torch thread.
+
+    ``watch`` gives what is told how far a name is; ``on_done`` is told how many are done.
+    """
     pool = ThreadPoolExecutor(
         workers or os.cpu_count() or 1, initializer=torch.set_num_threads, initargs=(1,)
     )
-
-    def train(name: str, own: TrainingSet) -> TwoTowers:
-        watch = None if on_progress is None else lambda done: on_progress(name, done)
-        return train_alone(own, settings, pretrained, name, watch)
-
-    # The longest first: it takes as long as all the others together.
-    central = pool.submit(lambda: train(CENTRAL, union(list(data.values()))))
-    alone = {name: pool.submit(train, name, own) for name, own in data.items()}
+    futures = {
+        name: pool.submit(train_alone, own, settings, pretrained, name, watch(name))
+        for name, own in data.items()
+    }
     try:
-        done, _ = wait([central, *alone.values()], return_when=FIRST_EXCEPTION)
-        for future in done:
+        for done, future in enumerate(as_completed(futures.values()), 1):
             future.result()  # one that failed must not wait for the others
-        return Baselines(
-            central.result(), {name: future.result() for name, future in alone.items()}
-        )
+            on_done(done)
+        return {name: future.result() for name, future in futures.items()}
     finally:
         interrupted.set()
         pool.shutdown(wait=True, cancel_futures=True)

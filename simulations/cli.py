@@ -89,6 +89,44 @@ def simulate(
 
 @app.command()
 @command
+@with_flags(TRAINING_FLAGS)
+def experiment(
+    data: Annotated[Path | None, typer.Option(help="What blindsight data inspect knows.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use at most so many pairs.")] = None,
+    institutions: Annotated[int | None, typer.Option(help="How many. (default: 8)")] = None,
+    partitions: Annotated[
+        str | None, typer.Option(help="By commas: site, iid, topics, dirichlet:ALPHA.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each. (default: 3)")] = None,
+    local: Annotated[
+        bool | None, typer.Option("--local/--no-local", help="Also train each one alone.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results. (default: runs/experiment)")
+    ] = None,
+    as_json: AsJson = False,
+    **training: object,
+) -> Outcome:
+    """Does joining pay? Train alone, federated and on pooled data, and compare."""
+    from simulations.experiment.settings import ExperimentSettings
+
+    settings = ExperimentSettings.from_flags(
+        data=data,
+        limit=limit,
+        institutions=institutions,
+        partitions=partitions,
+        seeds=seeds,
+        local=local,
+        out=out,
+        **training,
+    )
+    from simulations.experiment.experiment import experiment as run
+
+    return run(settings)
+
+
+@app.command()
+@command
 def search(
     sentence: Annotated[str, typer.Argument(help="What to look for.")],
     federation: Annotated[

@@ -1,10 +1,11 @@
 """Splits one folder of pairs among institutions, to play a federation on one machine.
 
-Three ways. ``site``: as in life, each named site is an institution. ``iid``: shuffled and dealt
-like cards. ``dirichlet:ALPHA``: by topic, so that institutions differ; the pairs fall into
-topics by their words, and each topic is shared out in uneven portions, the more uneven the
-smaller ALPHA (0.1 is extreme, 100 nearly even). Every pair goes to exactly one institution and
-keeps its split. The same seed gives the same partition.
+Four ways. ``site``: as in life, each named site is an institution. ``iid``: shuffled and dealt
+like cards. ``topics``: each institution has one topic of its own, as unlike as can be.
+``dirichlet:ALPHA``: by topic, so that institutions differ; the pairs fall into topics by their
+words, and each topic is shared out in uneven portions, the more uneven the smaller ALPHA (0.1 is
+extreme, 100 nearly even). Every pair goes to exactly one institution and keeps its split. The same
+seed gives the same partition.
 """
 
 import hashlib
@@ -30,16 +31,14 @@ Ints = npt.NDArray[np.int64]
 class Scheme:
     """How to split: ``alpha`` belongs to ``dirichlet`` alone."""
 
-    kind: Literal["site", "iid", "dirichlet"]
+    kind: Literal["site", "iid", "dirichlet", "topics"]
     alpha: float | None = None
 
 
 def parse_partition(text: str) -> Scheme:
-    """``site``, ``iid`` or ``dirichlet:ALPHA``; UsageError for anything else."""
-    if text == "site":
-        return Scheme("site")
-    if text == "iid":
-        return Scheme("iid")
+    """``site``, ``iid``, ``topics`` or ``dirichlet:ALPHA``; UsageError for anything else."""
+    if text in ("site", "iid", "topics"):
+        return Scheme(text)  # type: ignore[arg-type]
     kind, _, number = text.partition(":")
     try:
         alpha = float(number)
@@ -48,7 +47,7 @@ def parse_partition(text: str) -> Scheme:
     low, high = ALPHAS
     if kind != "dirichlet" or not low <= alpha <= high:
         raise UsageError(
-            f"partition: expected site, iid or dirichlet:ALPHA, with ALPHA from {low:g} to "
+            f"partition: expected site, iid, topics or dirichlet:ALPHA, with ALPHA from {low:g} to "
             f"{high:g}, got {text!r}",
             "for institutions that differ, try dirichlet:0.5",
         )
@@ -73,11 +72,12 @@ def partition(
                 "say how many institutions share the data",
             )
         rng = np.random.default_rng(seed)
-        owners = (
-            _deal(folder.pairs, institutions, rng)
-            if scheme.alpha is None
-            else _portion(folder.pairs, institutions, scheme.alpha, rng)
-        )
+        if scheme.kind == "topics":
+            owners = _topics(folder.pairs, institutions, int(rng.integers(1 << 31)))
+        elif scheme.alpha is None:
+            owners = _deal(folder.pairs, institutions, rng)
+        else:
+            owners = _portion(folder.pairs, institutions, scheme.alpha, rng)
         shares = {f"institution-{index + 1}": [] for index in range(institutions)}
         for pair, owner in zip(folder.pairs, owners, strict=True):
             shares[f"institution-{owner + 1}"].append(pair)
@@ -148,7 +148,7 @@ def _portion(
     pairs: Sequence[Pair], institutions: int, alpha: float, rng: np.random.Generator
 ) -> Ints:
     """The owner of each pair; an institution has the same portion of a topic in every split."""
-    topics = _topics(pairs, int(rng.integers(1 << 31)))
+    topics = _topics(pairs, TOPICS, int(rng.integers(1 << 31)))
     owners = np.empty(len(pairs), np.int64)
     for topic in range(TOPICS):
         ends = np.cumsum(rng.dirichlet(np.full(institutions, alpha)))
@@ -159,7 +159,7 @@ def _portion(
     return owners
 
 
-def _topics(pairs: Sequence[Pair], seed: int) -> Ints:
+def _topics(pairs: Sequence[Pair], count: int, seed: int) -> Ints:
     """The topic of each pair: k-means of its words, TF-IDF weighted, hashed to DIMENSIONS."""
     slots: dict[str, int] = {}
     counts = np.zeros((len(pairs), DIMENSIONS), np.float32)
@@ -177,7 +177,7 @@ def _topics(pairs: Sequence[Pair], seed: int) -> Ints:
     try:
         kmeans = faiss.Kmeans(
             DIMENSIONS,
-            min(TOPICS, len(pairs)),
+            min(count, len(pairs)),
             niter=15,
             seed=seed,
             spherical=True,

@@ -10,8 +10,9 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -30,20 +31,30 @@ _TEXTS = 256
 _WAIT_SECONDS = 60.0
 
 
+@lru_cache(maxsize=8)
+def open_cache(folder: Path) -> "FeatureCache":
+    """The cache in ``folder``, open for as long as the process lives."""
+    return FeatureCache(folder)
+
+
 class FeatureCache:
     """Rows of float32 by key, in one SQLite file; several threads and processes may share it."""
 
     def __init__(self, folder: Path) -> None:
         """Opens or makes ``folder/features.sqlite``; raises StorageError if the disk refuses."""
+        self._path = folder / "features.sqlite"
+        self._lock = Lock()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path = folder / "features.sqlite"
-            with closing(self._connect()) as connection, connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute(
+            self._rows = sqlite3.connect(self._path, _WAIT_SECONDS, check_same_thread=False)
+            self._path.chmod(0o600)
+            with self._rows as rows:
+                # What a power failure takes is computed again; what is there is whole.
+                rows.execute("PRAGMA journal_mode=WAL")
+                rows.execute("PRAGMA synchronous=NORMAL")
+                rows.execute(
                     "CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, row BLOB) WITHOUT ROWID"
                 )
-            self._path.chmod(0o600)
         except (OSError, sqlite3.Error) as error:
             raise self._refused(error) from error
 
@@ -51,31 +62,28 @@ class FeatureCache:
         """The rows float32 [width] that are there; one of another length counts as missing."""
         found: dict[bytes, Floats] = {}
         try:
-            with closing(self._connect()) as connection:
-                for key in keys:
-                    row = connection.execute("SELECT row FROM rows WHERE key=?", (key,)).fetchone()
-                    if row is not None and len(row[0]) == 4 * width:
-                        found[key] = np.frombuffer(row[0], "<f4")
+            for key in keys:
+                with self._lock:
+                    asked = self._rows.execute("SELECT row FROM rows WHERE key=?", (key,))
+                    row = asked.fetchone()
+                if row is not None and len(row[0]) == 4 * width:
+                    found[key] = np.frombuffer(row[0], "<f4")
         except sqlite3.Error as error:
             raise self._refused(error) from error
         return found
 
     def put(self, rows: dict[bytes, Floats]) -> None:
         """Keeps rows; all or, after a crash, none of them. Raises StorageError."""
+        values = [(key, row.astype("<f4").tobytes()) for key, row in rows.items()]
         try:
-            with closing(self._connect()) as connection, connection:
-                connection.executemany(
-                    "INSERT OR REPLACE INTO rows VALUES (?, ?)",
-                    [
-                        (key, np.ascontiguousarray(row, "<f4").tobytes())
-                        for key, row in rows.items()
-                    ],
-                )
+            with self._lock, self._rows as kept:
+                kept.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", values)
         except sqlite3.Error as error:
             raise self._refused(error) from error
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=_WAIT_SECONDS)
+    def close(self) -> None:
+        """Closes the file."""
+        self._rows.close()
 
     def _refused(self, error: Exception) -> StorageError:
         return StorageError(

@@ -7,9 +7,9 @@ from typing import Any
 
 from client.institution.augmentation.synonyms import Synonyms
 from client.institution.features import (
-    FeatureCache,
     default_folder,
     image_features,
+    open_cache,
     text_features,
 )
 from client.institution.images import load_pixels
@@ -83,7 +83,7 @@ class Source:
             data: TrainingSet = PictureSet(pixels, captions, synonyms)
         else:
             features = Features(model)
-            cache = FeatureCache(Path(self.cache) if self.cache else default_folder())
+            cache = open_cache(Path(self.cache) if self.cache else default_folder())
             rows, kept, skips = image_features(
                 model,
                 features,

@@ -1,0 +1,1 @@
+"""``blindsight experiment``: does joining pay? Alone, federated and pooled, in one table."""
