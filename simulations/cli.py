@@ -60,6 +60,9 @@ def simulate(
         typer.Option("--baselines/--no-baselines", help="Also train alone and on pooled data."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same model.")] = None,
+    resume: Annotated[
+        bool | None, typer.Option("--resume", help="Go on with a run that was killed in --out.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for all results. (default: runs/latest)")
     ] = None,
@@ -79,6 +82,7 @@ def simulate(
         queries=queries,
         baselines=baselines,
         seed=seed,
+        resume=resume,
         out=out,
         **training,
     )
@@ -123,6 +127,29 @@ def experiment(
     from simulations.experiment.experiment import experiment as run
 
     return run(settings)
+
+
+@app.command()
+@command
+def evaluate(
+    data: Annotated[Path, typer.Option(help="What blindsight data inspect knows.")],
+    release: Annotated[Path, typer.Option(help="Folder of the model release.")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    group_key: Annotated[
+        str | None, typer.Option(help="Key that names patient or product. (default: group)")
+    ] = None,
+    as_json: AsJson = False,
+) -> Outcome:
+    """Measure a release on your own data: recall, rank and mean average precision."""
+    from client.institution.evaluation.folder import evaluate_folder
+    from client.institution.evaluation.table import table
+    from protocol.model.embedder import Embedder
+    from protocol.model.release import read_release
+
+    embedder = Embedder(read_release(release))
+    with progress("embedding", None):
+        found = evaluate_folder(data, embedder, split, group_key or "group")
+    return Outcome(table(found), found)
 
 
 @app.command()

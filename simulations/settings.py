@@ -23,7 +23,8 @@ class SimulationSettings(TrainingOptions):  # type: ignore[misc]
     """One simulated federation.
 
     ``data`` is what ``blindsight data inspect`` understands; without it ``scenes`` captioned
-    scenes are drawn. The same ``seed`` gives the same model, to the bit.
+    scenes are drawn. The same ``seed`` gives the same model, to the bit, also where ``resume`` goes
+    on with a run that was killed, after its last whole round.
     """
 
     model_config = SettingsConfigDict(
@@ -43,6 +44,7 @@ class SimulationSettings(TrainingOptions):  # type: ignore[misc]
     queries: int = Field(default=200, ge=1, le=10_000)
     baselines: bool = True
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    resume: bool = False
     out: Path = Path("runs/latest")
 
     @model_validator(mode="after")

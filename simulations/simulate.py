@@ -46,7 +46,7 @@ def simulate(settings: SimulationSettings) -> Outcome:
     """
     preset = preset_by_name(settings.preset)
     summary = Summary(settings)
-    out = _fresh_folder(settings.out)
+    out = _resumed_folder(settings.out) if settings.resume else _fresh_folder(settings.out)
     federation = LocalFederation(out)
     with summary.timed("data"):
         folder = settle_institutions(settings, out / "scenes", out / "institutions")
@@ -60,7 +60,7 @@ def simulate(settings: SimulationSettings) -> Outcome:
     )
     own = own_of(options)
     with summary.timed("training"):
-        run = _train(training, homes, encoders, own, federation.releases)
+        run = _train(training, homes, encoders, own, out, settings.resume)
         summary.add_training(training, run)
     with summary.timed("baselines"):
         trains = _read(homes, own, "train", pretrained, training) if settings.baselines else {}
@@ -99,12 +99,23 @@ def _fresh_folder(out: Path) -> Path:
     return out
 
 
+def _resumed_folder(out: Path) -> Path:
+    """What an earlier simulation left in ``out``, for its training to go on."""
+    if not (out / _MARK).is_file():
+        raise UsageError(
+            f"there is no simulation to resume in {out}",
+            "Name its folder with --out, or leave --resume out.",
+        )
+    return out
+
+
 def _train(
     training: TrainingSettings,
     homes: Mapping[str, Path],
     encoders: EncoderChoice,
     own: UserConfig,
-    releases: Path,
+    out: Path,
+    resume: bool,
 ) -> FederatedRun:
     with progress("training, federated", training.rounds) as show:
 
@@ -114,7 +125,14 @@ def _train(
             show(report.number)
 
         return run_in_process(
-            homes, training, encoders=encoders, own=own, releases=releases, on_round=on_round
+            homes,
+            training,
+            encoders=encoders,
+            own=own,
+            releases=out / "releases",
+            checkpoints=out / "checkpoints",
+            resume=resume,
+            on_round=on_round,
         )
 
 

@@ -25,7 +25,7 @@ from flwr.clientapp import ClientApp
 
 from client.institution.evaluation import relevance, retrieve
 from client.institution.pairs import stamp
-from client.institution.reading import Held, Source, source_of
+from client.institution.reading import Frozen, Held, Source, source_of
 from client.institution.residual import Residuals, run_of
 from client.institution.training import train_epochs
 from client.institution.training_set import FeatureSet
@@ -41,6 +41,8 @@ from protocol.model.update import Arrays, arrays_of, load_arrays, unpack
 app = ClientApp()
 
 _log = logging.getLogger("blindsight.institution")
+#: The sum of a few features is nearly one of them.
+MIN_SUMMARISED = 10
 #: Flower's code for "the ClientApp raised an exception".
 _RAISED = 2
 # An exception's own text may quote a caption, a path or a value, and Flower sends it to the
@@ -174,6 +176,8 @@ def _summarise(message: Message, context: Context, site: _Site) -> RecordDict:
     held = _read(site, "train", _Run(settings, number, model, {}))
     if not isinstance(held.data, FeatureSet):
         raise MalformedMessage("features are standardised of frozen encoders alone")
+    if len(held.data) < MIN_SUMMARISED:
+        raise DataError(f"fewer than {MIN_SUMMARISED} training pairs: their sum would tell of each")
     return Sums.of(held.data.plain_images(), site.share_counts).to_content()
 
 
@@ -234,31 +238,11 @@ def _site(context: Context) -> _Site:
 
 
 def _read(site: _Site, split: str, run: _Run) -> Held:
-    return _held(site.source, split, stamp(site.source.data), _Frozen(run.model, run.settings))
-
-
-class _Frozen:
-    """A model to compute features with; equal to another whose frozen part is the same."""
-
-    def __init__(self, model: TwoTowers, settings: TrainingSettings) -> None:
-        self.model, self.settings = model, settings
-        self._key = (
-            settings.train == "heads",
-            settings.towers.to_json(),
-            settings.seed,
-            settings.views,
-            settings.image_augmentation,
-        )
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Frozen) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
+    return _held(site.source, split, stamp(site.source.data), Frozen(run.model, run.settings))
 
 
 @lru_cache(maxsize=64)
-def _held(source: Source, split: str, changed: object, frozen: _Frozen) -> Held:
+def _held(source: Source, split: str, changed: object, frozen: Frozen) -> Held:
     """Reads a split once a run and not once a round; ``changed`` notices an edit."""
     return source.read(split, frozen.model, frozen.settings)
 

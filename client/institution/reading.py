@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,32 @@ class Held:
     skipped: int
     cut: int
     skips: tuple[Skip, ...] = ()
+
+
+class Frozen:
+    """A model to compute features with; equal to another whose frozen part is the same."""
+
+    def __init__(self, model: TwoTowers, settings: TrainingSettings) -> None:
+        self.model, self.settings = model, settings
+        self._key = (
+            settings.train == "heads",
+            settings.towers.to_json(),
+            0 if settings.towers.image_weights and settings.towers.text_weights else settings.seed,
+            settings.views,
+            settings.image_augmentation,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Frozen) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@lru_cache(maxsize=4)
+def _features(frozen: Frozen) -> Features:
+    """Exported once, for all institutions that share a process and for all rounds."""
+    return Features(frozen.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +109,7 @@ class Source:
             synonyms = Synonyms.read(Path(self.synonyms)) if self.synonyms else None
             data: TrainingSet = PictureSet(pixels, captions, synonyms)
         else:
-            features = Features(model)
+            features = _features(Frozen(model, settings))
             cache = open_cache(Path(self.cache) if self.cache else default_folder())
             rows, kept, skips = image_features(
                 model,

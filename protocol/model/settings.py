@@ -27,7 +27,7 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "views": (int, 1, 64),
     "lora_rank": (int, 1, 256),
     "proximal": (float, 0.0, 100.0),
-    "server_learning_rate": (float, 1e-6, 10.0),
+    "server_learning_rate": (float, 0.0, 10.0),
     "server_momentum": (float, 0.0, 0.9999),
     "client_fraction": (float, 0.0, 1.0),
     "patience": (int, 0, 10_000),
@@ -56,21 +56,21 @@ class TrainingSettings:
     What learns: ``train`` names it (``full``: everything; ``heads``: the projections alone, on
     frozen backbones; ``lora``: low-rank changes of ``lora_modules`` besides; ``ffa-lora``: the
     same with A frozen, so that averaging B is exact, Sun et al., arXiv:2403.12313). ``loss`` with
-    its ``margin`` and its ``temperature`` at the start (the losses of CLIP and SigLIP learn it).
-    ``batch_size`` items meet in one loss, ``chunk_size`` at a time in memory (0: all at once).
-    The augmentations are names from ``client.institution.augmentation``, or ``none``; of frozen
-    features ``views`` are kept, the plain one and augmented ones, and ``*_dropout`` is the share
-    of each feature that a batch does not see. ``public_negatives`` public captions join each
-    batch as texts that belong to none of its images.
+    its ``margin`` (max-margin, triplet) or its ``temperature`` at the start, which CLIP's loss
+    learns; SigLIP's starts as its paper's. ``batch_size`` items meet in one loss, ``chunk_size``
+    at a time in memory (0: all at once). The augmentations are names from
+    ``client.institution.augmentation``, or ``none``; of frozen features ``views`` are kept, the
+    plain one and augmented ones, and ``*_dropout`` is the share of each feature that a batch does
+    not see. ``public_negatives`` public captions join each batch as texts of none of its images.
 
     How rounds go: ``learning_rate`` is the peak of ``schedule`` over the whole run; ``proximal``
     is FedProx's mu, 0 for none; ``optimiser`` is the coordinator's, with its
-    ``server_learning_rate`` and ``server_momentum``; ``client_fraction`` of the institutions are
-    drawn each round, the quorum at least; after ``patience`` rounds without a better mean
-    validation recall the run ends (0: never); ``compression`` is of what an institution sends.
-    ``standardise`` has image features standardised by their mean and variance over all
-    institutions. ``quorum`` is the least number of valid replies that makes a round count;
-    ``deadline_seconds`` how long a round waits for them.
+    ``server_learning_rate`` (0: one that suits it) and ``server_momentum``; ``client_fraction`` of
+    the institutions are drawn each round, the quorum at least; after ``patience`` rounds without a
+    better mean validation recall the run ends (0: never); ``compression`` is of what an
+    institution sends. ``standardise`` has image features standardised by their mean and variance
+    over all institutions. ``quorum`` is the least number of valid replies that makes a round
+    count; ``deadline_seconds`` how long a round waits for them.
     Raises MalformedMessage for a value out of range.
     """
 
@@ -95,7 +95,7 @@ class TrainingSettings:
     public_negatives: int = 0
     proximal: float = 0.0
     optimiser: str = "fedavg"
-    server_learning_rate: float = 1.0
+    server_learning_rate: float = 0.0
     server_momentum: float = 0.9
     client_fraction: float = 1.0
     patience: int = 0

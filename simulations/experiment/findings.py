@@ -1,6 +1,7 @@
 """What an experiment found, gathered as it goes: for the terminal, for programs, for the page."""
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,6 +90,7 @@ class Findings:
             "seeds": self._settings.seeds,
             "settings": self._settings.model_dump(mode="json", exclude_none=True)
             | {name.replace("-", "_"): v for name, v in self._training.to_run_config().items()},
+            "command": self._command(),
             "seconds": time.perf_counter() - self._started,
             "report": str(page),
         }
@@ -96,6 +98,18 @@ class Findings:
         write_atomically(out / "experiment.json", json.dumps(data, indent=2, allow_nan=False))
         write_page(page, data)
         return Outcome(_text(data), data)
+
+    def _command(self) -> str:
+        """The command that gives this again, with what was set by flag, environment or file."""
+        given = self._settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        words = ["blindsight", "experiment"]
+        for name, value in given.items():
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [f"--{flag}", str(value)]
+        return shlex.join(words)
 
     def _over_seeds(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Means and standard deviations over seeds of one partition, and the runs themselves."""

@@ -34,11 +34,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: a label, a value that may be missing, and whether the eye should go there."""
+    """One bar: a label, a value that may be missing, and whether the eye should go there.
+
+    A whisker is drawn from ``low`` to ``high`` where both are known.
+    """
 
     label: str
     value: object
     strong: bool = False
+    low: object = None
+    high: object = None
 
 
 def finite(value: object) -> float | None:
@@ -153,7 +158,8 @@ def bar_chart(
                     '<rect class="bar {}" x="0" y="{}" width="{:.2f}%" height="8" rx="4"/>'
                 ).format(weight, y + 21, 100 * share)
             )
-    spoken = "; ".join(f"{bar.label} {show(bar.value)}" for bar in bars)
+        out += _whisker(bar, y + 25, full)
+    spoken = "; ".join(_spoken(bar, show) for bar in bars)
     return _svg(len(bars) * _ROW, f"{title}. {spoken}.", out)
 
 
@@ -161,6 +167,25 @@ def _svg(height: int, spoken: str, parts: Sequence[Markup]) -> Markup:
     return Markup(
         '<svg class="chart" role="img" aria-label="{}" width="100%" height="{}">{}</svg>'
     ).format(spoken, height, Markup("").join(parts))
+
+
+def _whisker(bar: Bar, y: int, full: float) -> list[Markup]:
+    low, high = finite(bar.low), finite(bar.high)
+    if low is None or high is None or full <= 0:
+        return []
+    ends = [100 * min(1.0, max(0.0, end / full)) for end in (low, high)]
+    line = Markup('<line class="whisker" x1="{:.2f}%" x2="{:.2f}%" y1="{}" y2="{}"/>')
+    return [
+        line.format(*ends, y, y),
+        *(line.format(end, end, y - 5, y + 5) for end in ends),
+    ]
+
+
+def _spoken(bar: Bar, show: Callable[[object], str]) -> str:
+    said = f"{bar.label} {show(bar.value)}"
+    if finite(bar.low) is None or finite(bar.high) is None:
+        return said
+    return f"{said}, from {show(bar.low)} to {show(bar.high)}"
 
 
 def _runs(points: Sequence[tuple[float, object]]) -> list[list[tuple[float, float]]]:

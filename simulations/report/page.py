@@ -11,11 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChainableUndefined, Environment, FileSystemLoader
-
-from protocol.files import write_atomically
 from simulations.report import figures, findings
-from simulations.report.charts import DASH, bar_chart, line_chart, tone
+from simulations.report.charts import bar_chart, line_chart, tone
+from simulations.report.templates import templates, write_html
 
 
 def render(summary: Mapping[str, Any]) -> str:
@@ -24,7 +22,7 @@ def render(summary: Mapping[str, Any]) -> str:
     rows = findings.standings(summary)
     phases = findings.parts(summary, "encrypted", "phases_ms")
     seconds = findings.parts(summary, "seconds")
-    return _ENVIRONMENT.get_template("report.html.j2").render(
+    return _TEMPLATES.get_template("report.html.j2").render(
         s=summary,
         tones=tones,
         headline=findings.headline(summary),
@@ -44,7 +42,7 @@ def render(summary: Mapping[str, Any]) -> str:
 
 def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     """Write the report to `path`: all of it or, with a StorageError, nothing."""
-    write_atomically(path, render(summary).encode("utf-8", "xmlcharrefreplace"))
+    write_html(path, render(summary))
 
 
 _CURVES: tuple[tuple[str, str, Callable[[object], str], bool], ...] = (
@@ -52,25 +50,4 @@ _CURVES: tuple[tuple[str, str, Callable[[object], str], bool], ...] = (
     ("Validation recall@10", "recall_at_10", figures.percent, True),
 )
 
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=ChainableUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    finalize=lambda value: (
-        DASH if value is None or isinstance(value, ChainableUndefined) else value
-    ),
-)
-_ENVIRONMENT.filters.update(
-    number=figures.number,
-    percent=figures.percent,
-    milliseconds=figures.milliseconds,
-    duration=figures.duration,
-    score=figures.score,
-    size=figures.size,
-    tiny=figures.tiny,
-    when=figures.when,
-    plain=figures.plain,
-    picture=figures.picture,
-)
+_TEMPLATES = templates(Path(__file__).parent)

@@ -1,53 +1,66 @@
 """A model's retrieval over one split of an institution's own folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from client.institution.evaluation.evaluation import Embeds, evaluate_vectors
+from client.institution.evaluation.evaluation import Embeds, by_folds, evaluate_vectors
 from client.institution.evaluation.ranking import Floats
 from client.institution.evaluation.relevance import Judgements, relevance
 from client.institution.evaluation.retrieval import chance
-from client.institution.images import load_pixels
+from client.institution.images import iterate_pixels
 from client.institution.pairs import Pair, PairFolder, read_pairs
 from protocol.errors import DataError
 
-_BATCH = 256
+_FOLD = 1000
 
 
 class EmbedsPictures(Embeds, Protocol):
-    """A model that also says how large it wants its pictures."""
+    """A model that also says how it wants its pictures: side, crop and resampling."""
 
-    image_size: int
+    @property
+    def fit(self) -> tuple[int, float | None, str]:
+        """As ``load_pixels`` takes them."""
+        ...
 
 
 def evaluate_folder(
-    data: Path, embedder: EmbedsPictures, split: str = "test", seed: int = 0
+    data: Path,
+    embedder: EmbedsPictures,
+    split: str = "test",
+    group_key: str = "group",
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Evaluates ``embedder`` on one split of the folder ``data``, in plain JSON values.
 
     Keys: ``split``, ``images``, ``skipped`` (lines and images that were unusable), those of
-    ``Evaluation``, and ``chance`` in both directions. Images are decoded some at a time.
+    ``Evaluation``, ``chance`` in both directions, and ``folds_of_1000`` where there are as many
+    images (else None). Images are decoded some at a time; ``progress`` is told how many.
     Raises DataError for a folder that cannot be read, or a split without a readable image.
     """
-    folder = read_pairs(data)
-    images, captions = _embed(folder, folder.split(split), embedder)
+    folder = read_pairs(data, group_key)
+    images, captions, groups = _embed(folder, folder.split(split), embedder, progress)
     if not captions:
         raise DataError(
             f"{data}: no readable image in the split {split!r}",
             f'mark some lines of metadata.jsonl "split": "{split}", or name another split',
         )
-    texts, relevant = relevance(captions)
+    texts, relevant = relevance(captions, groups)
+    vectors = embedder.texts(texts)
     judgements = Judgements.of(relevant, len(images))
     _, back = judgements.transposed()
     return {
         "split": split,
         "images": len(images),
         "skipped": len(folder.skipped) + len(folder.split(split)) - len(images),
-        **asdict(evaluate_vectors(images, embedder.texts(texts), relevant, seed=seed)),
+        **asdict(evaluate_vectors(images, vectors, relevant, groups, seed)),
+        "folds_of_1000": asdict(by_folds(images, vectors, relevant, _FOLD, groups, seed))
+        if len(images) >= _FOLD
+        else None,
         "chance": {
             "text_to_image": asdict(chance(len(images), np.diff(judgements.starts).tolist())),
             "image_to_text": asdict(chance(len(texts), np.diff(back.starts).tolist())),
@@ -56,15 +69,18 @@ def evaluate_folder(
 
 
 def _embed(
-    folder: PairFolder, pairs: Sequence[Pair], embedder: EmbedsPictures
-) -> tuple[Floats, list[tuple[str, ...]]]:
-    """The vectors of all images that can be read, and the captions of each."""
+    folder: PairFolder,
+    pairs: Sequence[Pair],
+    embedder: EmbedsPictures,
+    progress: Callable[[int], None],
+) -> tuple[Floats, list[tuple[str, ...]], list[str | None]]:
+    """The vectors of all images that can be read, and the captions and group of each."""
     vectors = [np.empty((0, 0), np.float32)]
-    captions: list[tuple[str, ...]] = []
-    for start in range(0, len(pairs), _BATCH):
-        some = pairs[start : start + _BATCH]
-        pixels, kept, _ = load_pixels(folder, some, embedder.image_size)
+    read: list[Pair] = []
+    for pixels, kept, _ in iterate_pixels(folder, pairs, *embedder.fit):
         if kept:
             vectors.append(embedder.pixels(pixels))
-            captions += [some[index].captions for index in kept]
-    return np.concatenate(vectors[1:] or vectors), captions
+            read += [pairs[index] for index in kept]
+            progress(kept[-1] + 1)
+    whole = np.concatenate(vectors[1:] or vectors)
+    return whole, [pair.captions for pair in read], [pair.group for pair in read]

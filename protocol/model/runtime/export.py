@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import onnx
 import torch
 from torch import nn
+from torch.onnx import OnnxExporterError
 
 from protocol.errors import UsageError
 
@@ -24,7 +25,7 @@ def to_onnx(module: nn.Module, example: tuple[torch.Tensor, ...]) -> onnx.ModelP
     The first axis of every input is free, and the second too of int64 token ids and masks [n, t];
     ``example`` must have two or more along each, for PyTorch takes a one to be fixed. The same
     module gives the same bytes. Raises ValueError for another example, :class:`UsageError` for
-    weights that do not fit into one ONNX model.
+    a module that cannot be traced, or weights that do not fit into one ONNX model.
     """
     for tensor in example:
         if any(tensor.shape[axis] < 2 for axis in _free(tensor)):
@@ -35,21 +36,38 @@ def to_onnx(module: nn.Module, example: tuple[torch.Tensor, ...]) -> onnx.ModelP
             f"the tower's weights take {size:,} bytes; ONNX holds at most {MODEL_BYTES:,}",
             "Run this tower in PyTorch, or choose a smaller one.",
         )
-    with _exporting, quiet(), _evaluated(module):
-        program = torch.onnx.export(
-            module,
-            example,
-            dynamo=True,
-            verbose=False,
-            external_data=False,
-            dynamic_shapes=tuple(
-                dict.fromkeys(_free(tensor), torch.export.Dim.DYNAMIC) for tensor in example
-            ),
-        )
+    shapes = tuple(dict.fromkeys(_free(tensor), torch.export.Dim.DYNAMIC) for tensor in example)
+    try:
+        with _exporting, quiet(), _evaluated(module):
+            program = torch.onnx.export(
+                _Positional(module),
+                example,
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+                dynamic_shapes=(shapes,),
+            )
+    except OnnxExporterError as error:
+        raise UsageError(
+            f"this tower cannot be exported to ONNX: {error.__cause__ or error!s:.300}",
+            "Run this tower in PyTorch, or choose another encoder.",
+        ) from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     _strip(model)
     return model
+
+
+class _Positional(nn.Module):
+    """Any module under one signature: the names of its arguments differ, and do not matter."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.module(*inputs)
+        return found
 
 
 @contextmanager

@@ -75,9 +75,10 @@ class OnnxTower:
         """
         if precision not in ("float32", "int8"):
             raise ValueError(f"expected the precision float32 or int8, got {precision!r:.40}")
-        model, rows = to_onnx(module, example), _IMAGES
-        if example[0].dtype == torch.int64:
-            rows = _TEXTS
+        texts = [tensor.dtype for tensor in example] == [torch.int64, torch.int64]
+        if not texts and len(example) != 1:
+            raise ValueError(f"expected pictures, or ids and their mask, got {len(example)} inputs")
+        model, rows = to_onnx(module, example), _TEXTS if texts else _IMAGES
         if precision == "int8":
             batches = [
                 batch if isinstance(batch, tuple) else (batch,) for batch in calibration or ()
@@ -134,7 +135,12 @@ class OnnxTower:
             raise StorageError(error.message, error.hint) from error
         if (found := hashlib.sha256(data).hexdigest()) != sha256:
             raise StorageError(f"{path}: expected the SHA-256 {sha256}, got {found}", _HINT)
-        return cls(data, threads)
+        try:
+            return cls(data, threads)
+        except Exception as error:  # ONNX Runtime raises a class for each of its status codes
+            raise StorageError(
+                f"{path}: not a tower that this ONNX Runtime runs: {error!s:.200}", _HINT
+            ) from error
 
     def _run(self, arrays: tuple[Array, ...]) -> Floats:
         if len(arrays) == 2:
@@ -151,7 +157,7 @@ class OnnxTower:
     def _check(self, arrays: tuple[Array, ...]) -> None:
         got = ", ".join(f"{array.dtype} {list(array.shape)}" for array in arrays)
         wrong = ValueError(f"expected {', '.join(self._expected())}, got {got or 'nothing'}")
-        if len(arrays) != len(self._inputs) or len({array.shape[:1] for array in arrays}) != 1:
+        if len(arrays) != len(self._inputs) or len({array.shape for array in arrays}) != 1:
             raise wrong
         for array, (_, kind, shape) in zip(arrays, self._inputs, strict=True):
             sizes = zip(array.shape, shape, strict=False)
