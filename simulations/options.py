@@ -63,9 +63,9 @@ TRAINING_FLAGS: dict[str, tuple[Any, str]] = {
 _PRETRAINED: dict[str, Any] = {
     "train": "heads",
     "rounds": 15,
-    "local_epochs": 2,
-    "batch_size": 128,
-    "learning_rate": 2e-3,
+    "local_epochs": 4,
+    "batch_size": 64,
+    "learning_rate": 4e-3,
     "image_augmentation": "none",
     "image_dropout": 0.5,
     "text_dropout": 0.2,

@@ -5,6 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+from protocol.model.pretrained import EncoderChoice
 from protocol.model.settings import TrainingSettings
 
 
@@ -22,6 +23,7 @@ def test_the_flower_app_has_the_defaults_of_training() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     config = project["tool"]["flwr"]["app"]["config"]
     assert config.pop("releases") == "releases"
-    defaults = TrainingSettings().to_run_config()
+    assert config.pop("checkpoints") == "" and config.pop("resume") is False
+    defaults = TrainingSettings().to_run_config() | EncoderChoice().to_config()
     del defaults["towers"]  # JSON text: whoever wants other towers gives them whole
     assert config == defaults

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ Floats = npt.NDArray[np.float32]
 _BATCH = 64
 _TEXTS = 256
 _WAIT_SECONDS = 60.0
+_SELECT = "SELECT row FROM rows WHERE key=? AND typeof(row)='blob' AND length(row)=?"
 
 
 @lru_cache(maxsize=8)
@@ -64,9 +66,8 @@ class FeatureCache:
         try:
             for key in keys:
                 with self._lock:
-                    asked = self._rows.execute("SELECT row FROM rows WHERE key=?", (key,))
-                    row = asked.fetchone()
-                if row is not None and len(row[0]) == 4 * width:
+                    row = self._rows.execute(_SELECT, (key, 4 * width)).fetchone()
+                if row is not None:
                     found[key] = np.frombuffer(row[0], "<f4")
         except sqlite3.Error as error:
             raise self._refused(error) from error
@@ -109,7 +110,7 @@ def image_features(
     each that cannot be read; ``progress`` is told how many pairs are done.
     """
     settings = model.settings
-    side = json.dumps(settings.image_side(), sort_keys=True)
+    side = _side(settings.image_side(), settings.image_weights, model.image)
     rows = np.empty((len(pairs), views, model.image.width), np.float32)
     kept: list[int] = []
     skips: list[Skip] = []
@@ -149,7 +150,7 @@ def text_features(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Floats:
     """Features float32 [n, w] of texts, those of one length computed together."""
-    side = json.dumps(model.settings.text_side(), sort_keys=True)
+    side = _side(model.settings.text_side(), model.settings.text_weights, model.text)
     keys = [_key(side, "", 0, text.encode("utf-8", "replace")) for text in texts]
     rows = np.empty((len(texts), model.text.width), np.float32)
     known = cache.get(keys, model.text.width)
@@ -194,6 +195,14 @@ def _compute(
         for place, row in zip(kept, features.images(shown), strict=True):
             made[keys[indices[place]][view]] = row
     return made, skips
+
+
+def _side(settings: dict[str, Any], sha256: str, backbone: torch.nn.Module) -> str:
+    """What names a backbone: its settings, and where they name no file, its random weights."""
+    digest = hashlib.blake2b(digest_size=32)
+    for name, value in [] if sha256 else backbone.state_dict().items():
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return json.dumps(settings, sort_keys=True) + digest.hexdigest()
 
 
 def _seeded(key: bytes) -> torch.Generator:

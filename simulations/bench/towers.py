@@ -38,8 +38,8 @@ class _Task:
     """One side of the model: its module, inputs in batches, and what int8 is calibrated on."""
 
     module: nn.Module
-    batches: list[Arrays]
-    calibration: list[Arrays]
+    batches: Sequence[Arrays]
+    calibration: Sequence[Arrays]
 
     @property
     def example(self) -> tuple[torch.Tensor, ...]:
@@ -143,7 +143,13 @@ def _texts(model: TwoTowers, folder: PairFolder, count: int) -> tuple[_Task, Arr
     """The captions, and for each the number of its picture."""
     pairs: Sequence[Pair] = folder.split("test")
     named = [(text, place) for place, pair in enumerate(pairs) for text in pair.captions][:count]
-    size, batches = _BATCHES["text"], []
+    if len(named) < 2:
+        raise DataError(
+            f"{folder.root}: expected two captions or more to test on, got {len(named)}",
+            "Choose a folder whose test split has captions.",
+        )
+    size = _BATCHES["text"]
+    batches: list[Arrays] = []
     for start in range(0, len(named), size):
         ids, mask = model.tokenizer([text for text, _ in named[start : start + size]])
         batches.append((ids.numpy(), mask.numpy()))

@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from client.institution.evaluation import chance, measure, relevance
+from client.institution.augmentation.image import ImageAugmentation
+from client.institution.evaluation import chance, relevance, retrieve
 from client.institution.training import (
-    TrainingSet,
+    BETAS,
+    SETTLING_BATCHES,
     _batches,
-    _shift,
     interrupted,
     rate,
     train_epochs,
 )
+from client.institution.training_set import Captions, FeatureSet, PictureSet, TrainingSet, union
 from protocol.errors import TrainingError
-from protocol.model.embedder import Embedder
+from protocol.model.losses import loss_by_name
+from protocol.model.pretrained import Pretrained
 from protocol.model.settings import TrainingSettings
 from protocol.model.tower_settings import TowerSettings
 from protocol.model.towers import TwoTowers
@@ -40,7 +43,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def squares(count: int, seed: int) -> TrainingSet:
+def squares(count: int, seed: int) -> PictureSet:
     """A coloured square in one of four corners, with a caption that says so."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(230, 256, (count, 3, 16, 16), dtype=np.uint8)
@@ -52,12 +55,14 @@ def squares(count: int, seed: int) -> TrainingSet:
             :, None, None
         ]
         captions.append((f"a {colour} square in the {place}",))
-    return TrainingSet(pixels, tuple(captions))
+    return PictureSet(pixels, Captions(tuple(captions)))
 
 
-def _train(data: TrainingSet, seed: int, epochs: int = 1) -> tuple[TwoTowers, float]:
-    model = TwoTowers.initial(TINY, 0)
-    loss = train_epochs(model, data, SETTINGS, torch.Generator().manual_seed(seed), epochs)
+def _train(
+    data: TrainingSet, seed: int, epochs: int = 1, settings: TrainingSettings = SETTINGS
+) -> tuple[TwoTowers, float]:
+    model = Pretrained(TINY, {}, "").start(settings)
+    loss = train_epochs(model, data, settings, torch.Generator().manual_seed(seed), epochs)
     return model, loss
 
 
@@ -65,13 +70,16 @@ def _bits(model: TwoTowers) -> bytes:
     return b"".join(values.tobytes() for values in arrays_of(model).values())
 
 
-def test_loss_goes_down_and_recall_beats_chance() -> None:
-    data, test = squares(128, 0), squares(60, 1)
-    _, first = _train(data, 1, 1)
-    model, last = _train(data, 1, 12)
+@pytest.mark.parametrize("loss", ["info-nce", "sigmoid", "max-margin", "triplet"])
+def test_loss_goes_down_and_recall_beats_chance(loss: str) -> None:
+    data, test = squares(96, 0), squares(48, 1)
+    settings = replace(SETTINGS, loss=loss)
+    _, first = _train(data, 1, 1, settings)
+    model, last = _train(data, 1, 12, settings)
     assert last < 0.8 * first
-    found = measure(Embedder(model), test.pixels, test.captions)
-    guess = chance(len(test), [len(images) for images in relevance(test.captions)[1]])
+    queries, relevant = relevance(test.captions.of_items)
+    found = retrieve(test.text_vectors(model, queries), test.image_vectors(model), relevant)
+    guess = chance(len(test), [len(images) for images in relevant])
     assert found.recall_at_1 > 2 * guess.recall_at_1
     assert found.median_rank < guess.median_rank
 
@@ -96,7 +104,7 @@ def test_every_item_is_seen_once_an_epoch_in_even_batches() -> None:
 def test_shift_moves_and_neither_flips_nor_recolours() -> None:
     pixels = torch.arange(32 * 32, dtype=torch.int32).remainder(251).to(torch.uint8)
     pixels = pixels.reshape(1, 1, 32, 32).repeat(40, 3, 1, 1)
-    moved = _shift(pixels, torch.Generator().manual_seed(0))
+    moved = ImageAugmentation("shift")(pixels, torch.Generator().manual_seed(0))
     centre = moved[:, :, 2:-2, 2:-2]
     windows = [
         pixels[0, :, 2 + y : 30 + y, 2 + x : 30 + x] for y in range(-2, 3) for x in range(-2, 3)
@@ -111,16 +119,171 @@ def test_rate_warms_up_and_falls_to_nothing() -> None:
     assert rate(0.025) < rate(0.05) > rate(0.5) == pytest.approx(0.5)
 
 
+def test_every_schedule_warms_up_and_only_the_constant_one_does_not_fall() -> None:
+    for schedule in ("cosine", "linear", "constant"):
+        assert rate(0.025, schedule) == pytest.approx(0.5 * rate(0.05, schedule), rel=0.05)
+    assert rate(0.75, "linear") == pytest.approx(0.25) and rate(1, "linear") == 0
+    assert rate(0.75, "constant") == rate(1, "constant") == 1
+    assert rate(0.25) == pytest.approx((1 + 2**-0.5) / 2)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_schedule_is_that_of_the_whole_run(schedule: str) -> None:
+    """The end of a run moves the model less than its middle, save where the rate is constant."""
+    data, settings = squares(40, 0), replace(SETTINGS, schedule=schedule)
+    moved = []
+    for span in ((0.4, 0.41), (0.99, 1.0)):
+        model = Pretrained(TINY, {}, "").start(settings)
+        before = model.image_head.linear.weight.detach().clone()
+        train_epochs(model, data, settings, torch.Generator().manual_seed(0), 2, span)
+        moved.append(float((model.image_head.linear.weight.detach() - before).abs().mean()))
+    middle, end = moved
+    assert end == pytest.approx(middle) if schedule == "constant" else end < 0.1 * middle
+
+
 def test_captions_are_numbered_across_items() -> None:
-    data = TrainingSet(np.zeros((2, 3, 16, 16), np.uint8), (("A cat", "pet"), ("a cat ",)))
-    texts, numbers = data.caption_numbers()
-    assert texts == ["a cat", "pet"] and numbers.tolist() == [[0, 1], [0, -1]]
+    captions = Captions((("A cat", "pet"), ("a cat ",)), public=("PET", "a dog"))
+    texts, numbers, public = captions.numbered()
+    assert [text.lower().strip() for text in texts] == ["a cat", "pet", "a dog"]
+    assert numbers.tolist() == [[0, 1], [0, -1]] and public.tolist() == [1, 2]
+
+
+def _features(
+    captions: tuple[str, ...],
+    groups: tuple[str | None, ...] = (),
+    public: tuple[str, ...] = (),
+    seed: int = 0,
+) -> FeatureSet:
+    """Random features, as wide as the tiny encoders'."""
+    said = Captions(tuple((text,) for text in captions), groups, public)
+    model, rng = TwoTowers.initial(TINY, 0), np.random.default_rng(seed)
+    images = rng.standard_normal((len(captions), 1, model.image.width)).astype(np.float32)
+    texts = rng.standard_normal((len(said.numbered()[0]), model.text.width)).astype(np.float32)
+    return FeatureSet(images, texts, said)
+
+
+HEADS = replace(SETTINGS, train="heads")
+
+
+@pytest.mark.parametrize("loss", ["info-nce", "max-margin", "triplet"])
+def test_items_of_one_thing_are_never_negatives(loss: str) -> None:
+    settings = replace(HEADS, loss=loss)
+    apart, alike = ("a", "b", "c", "d"), ("a cat", "A cat", " a cat", "a cat ")
+    assert _train(_features(apart), 0, 1, settings)[1] > 0.05
+    assert _train(_features(apart, (None,) * 4), 0, 1, settings)[1] > 0.05
+    assert _train(_features(apart, ("patient",) * 4), 0, 1, settings)[1] == 0
+    assert _train(_features(alike), 0, 1, settings)[1] == 0
+    some = _train(_features(apart, ("x", "x", "y", None)), 0, 1, settings)[1]
+    everything = _train(_features(apart), 0, 1, settings)[1]
+    # Triplet picks one negative, and not the hardest: without it the next may cost more.
+    assert 0 < some and (some < everything or loss == "triplet") and some != everything
+
+
+@pytest.mark.parametrize("loss", ["info-nce", "max-margin", "triplet"])
+def test_public_captions_are_negatives_unless_they_are_the_own_one(loss: str) -> None:
+    settings = replace(HEADS, loss=loss, public_negatives=3, margin=2.0)
+    alike = ("a cat", "a cat", "a cat")
+    assert _train(_features(alike), 0, 1, settings)[1] == 0, "there are none"
+    assert _train(_features(alike, public=("A Cat ",)), 0, 1, settings)[1] == 0
+    other = _features(alike, public=("a dog",))
+    assert _train(other, 0, 1, settings)[1] > 0.01
+    assert _train(other, 0, 1, replace(settings, public_negatives=0))[1] == 0
+
+
+@pytest.mark.parametrize("loss", ["info-nce", "sigmoid", "max-margin", "triplet"])
+def test_chunks_change_nothing_but_memory(loss: str) -> None:
+    data = squares(40, 0)
+    public = Captions(data.captions.of_items, public=("a dog", "a cat", "rain"))
+    data = PictureSet(data._pixels, public)
+    settings = replace(SETTINGS, loss=loss, public_negatives=5, margin=0.3)
+    whole, at_once = _train(data, 2, 2, settings)
+    chunked, in_chunks = _train(data, 2, 2, replace(settings, chunk_size=3))
+    start = Pretrained(TINY, {}, "").start(settings)
+    assert in_chunks == pytest.approx(at_once, rel=1e-4)
+    seen = [data.image_vectors(model) for model in (whole, chunked, start)]
+    np.testing.assert_allclose(seen[1], seen[0], atol=2e-3)
+    assert np.abs(seen[2] - seen[0]).max() > 0.05
+
+
+def _by_hand(data: FeatureSet, settings: TrainingSettings, steps: int) -> TwoTowers:
+    """Full batches, with the proximal term in the objective and its gradient by autograd."""
+    model = Pretrained(TINY, {}, "").start(settings)
+    items = torch.arange(len(data))
+    learned = [value for value in model.parameters() if value.requires_grad]
+    start = [value.detach().clone() for value in learned]
+    matrices = [value for value in learned if value.ndim > 1]
+    others = [value for value in learned if value.ndim <= 1]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        betas=BETAS,
+    )
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            now = rate((step + 0.5) / steps) * (step + 1) / SETTLING_BATCHES
+            group["lr"] = settings.learning_rate * now
+        images = model.project_image(data._images[items, 0])
+        texts = model.project_text(data._texts[data.numbers[items, 0]])
+        value = loss_by_name(settings.loss)(
+            images, texts, torch.eye(len(data)).bool(), model.logit_scale, model.logit_bias, 0.2
+        )
+        far = sum(((now - then) ** 2).sum() for now, then in zip(learned, start, strict=True))
+        optimiser.zero_grad()
+        (value + settings.proximal / 2 * far).backward()
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        optimiser.step()
+    return model
+
+
+def test_fedprox_has_the_gradient_of_its_term_and_pulls_towards_the_start() -> None:
+    # One batch an epoch: then the order of its items decides nothing.
+    data = _features(tuple("abcdefgh"))
+    settings = replace(HEADS, proximal=3.0)
+    start = Pretrained(TINY, {}, "").start(settings)
+    found, _ = _train(data, 0, 20, settings)
+    free, _ = _train(data, 0, 20, replace(settings, proximal=0.0))
+    expected = arrays_of(_by_hand(data, settings, 20))
+    for name, values in arrays_of(found).items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-4)
+    assert any(
+        np.abs(values - expected[name]).max() > 1e-3 for name, values in arrays_of(free).items()
+    )
+
+    def distance(model: TwoTowers) -> float:
+        before = arrays_of(start)
+        return sum(float(((v - before[n]) ** 2).sum()) for n, v in arrays_of(model).items())
+
+    firm, _ = _train(data, 0, 20, replace(settings, proximal=100.0))
+    assert 0 < distance(firm) < distance(found) < distance(free)
+
+
+def test_a_union_keeps_items_apart_that_only_share_a_groups_name() -> None:
+    first = _features(("a", "b"), ("1", "1"), ("rain",))
+    second = _features(("a ", "c"), ("1", None), ("snow",), seed=1)
+    both = union([first, second])
+    assert len(both) == 4 and both.numbers[:, 0].tolist() == [0, 1, 0, 2]
+    groups = both.groups.tolist()
+    assert groups[0] == groups[1] and len(set(groups[1:])) == 3 and groups[3] == -1
+    assert both.captions.public == ("rain",)
+    model = TwoTowers.initial(TINY, 0)
+    np.testing.assert_allclose(
+        both.image_vectors(model),
+        np.concatenate([first.image_vectors(model), second.image_vectors(model)]),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        both.text_vectors(model, ["B", "c"]),
+        np.concatenate([first.text_vectors(model, ["b"]), second.text_vectors(model, ["c"])]),
+        atol=1e-6,
+    )
 
 
 def test_a_loss_that_is_not_finite_ends_training() -> None:
     model = TwoTowers.initial(TINY, 0)
     with torch.no_grad():
-        model.project.weight.fill_(torch.nan)
+        model.image_head.linear.weight.fill_(torch.nan)
     with pytest.raises(TrainingError, match="finite"):
         train_epochs(model, squares(8, 0), SETTINGS, torch.Generator(), 1)
 

@@ -36,7 +36,7 @@ RUNS = {
         "patience": 3,
     },
     # Momentum carries it past the best model, which patience then falls back on.
-    "best": {"optimiser": "fedavgm", "rounds": 9, "patience": 2},
+    "best": {"optimiser": "fedavgm", "server_learning_rate": 1.0, "rounds": 9, "patience": 2},
     "int8": {"compression": "int8", "optimiser": "fedavgm", "server_learning_rate": 0.1},
 }
 

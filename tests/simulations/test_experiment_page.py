@@ -45,7 +45,7 @@ def partition(
                 "seed": seed,
                 "federated": scores(mine),
                 "alone": {one: scores(own[seed]) for one, own in alone.items()},
-                "pairs": {one: 600 + seed for one in alone or NAMES},
+                "pairs": dict.fromkeys(alone or NAMES, 600 + seed),
                 "rounds": rounds,
             }
             for seed, mine in enumerate(federated)

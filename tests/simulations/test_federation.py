@@ -5,21 +5,25 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from client.institution.app import app, derive_seed
 from client.institution.pairs import read_pairs, write_pairs
+from client.institution.reading import Source
 from client.institution.training import interrupted
-from protocol.errors import DataError, UsageError
+from client.institution.training_set import Captions, PictureSet, TrainingSet, union
+from protocol.errors import TrainingError, UsageError
+from protocol.model.pretrained import Pretrained
 from protocol.model.release import read_release
 from protocol.model.settings import TrainingSettings
 from protocol.model.tower_settings import TowerSettings
 from protocol.model.towers import TwoTowers
 from protocol.model.update import arrays_of, pack
 from server.round import RoundReport
-from simulations.baselines import read_union, train_baselines
+from simulations.baselines import train_baselines
 from simulations.grid import InProcessGrid, run_in_process
 from simulations.scenes import write_scenes
 
@@ -39,6 +43,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for site, folder in sites.items():
         write_pairs(folder, [pair for pair in found.pairs if pair.site == site], root)
     return sites
+
+
+def _sets(folders: dict[str, Path]) -> dict[str, TrainingSet]:
+    model = TwoTowers.initial(TINY, 0)
+    return {name: Source(f).read("train", model, SETTINGS).data for name, f in folders.items()}
 
 
 def _bits(model: TwoTowers) -> bytes:
@@ -94,7 +103,9 @@ def test_an_institution_without_usable_data_is_named_and_nothing_leaks(
     dropped = {report.name: report.dropped for report in run.reports[0].dropped}
     assert set(dropped) == {"single", "broken", "absent"}
     for why in dropped.values():
-        assert why == "error: data: the institution has no training data that can be used"
+        assert why == (
+            "error: data: the institution has no training data or encoders that can be used"
+        )
 
 
 def test_what_the_institution_is_sent_is_checked(folders: dict[str, Path]) -> None:
@@ -148,24 +159,34 @@ def test_an_interrupt_ends_a_run_promptly(folders: dict[str, Path]) -> None:
 def test_baselines_see_the_same_data_and_repeat_to_the_bit(folders: dict[str, Path]) -> None:
     seen: list[tuple[str, float]] = []
     before = torch.get_num_threads()
+    sets, pretrained = _sets(folders), Pretrained(TINY, {}, "")
     first = train_baselines(
-        folders, SETTINGS, workers=1, on_progress=lambda name, done: seen.append((name, done))
+        sets,
+        SETTINGS,
+        pretrained,
+        workers=1,
+        on_progress=lambda name, done: seen.append((name, done)),
     )
-    again = train_baselines(folders, SETTINGS, workers=3)
+    again = train_baselines(sets, SETTINGS, pretrained, workers=3)
     assert torch.get_num_threads() == before
     assert list(first.alone) == list(folders)
     assert {name for name, done in seen if done == 1} == {"central", *folders}
     assert _bits(first.central) == _bits(again.central)
     for name in folders:
         assert _bits(first.alone[name]) == _bits(again.alone[name]) != _bits(first.central)
-    union = read_union(folders, "train", 16)
-    assert len(union) == sum(len(read_pairs(f).split("train")) for f in folders.values())
+    pooled = union(list(sets.values()))
+    assert len(pooled) == sum(len(read_pairs(f).split("train")) for f in folders.values())
 
 
-def test_a_baseline_that_fails_stops_the_others(folders: dict[str, Path], tmp_path: Path) -> None:
-    # Central training reads every folder, so the missing one must fail it, too.
-    with pytest.raises(DataError, match="no such folder"):
+def test_a_baseline_that_fails_stops_the_others(folders: dict[str, Path]) -> None:
+    sets = _sets(folders)
+    single = PictureSet(np.zeros((1, 3, 16, 16), np.uint8), Captions((("alone",),)))
+    # It has nothing to tell apart; the others would train for hours.
+    with pytest.raises(TrainingError, match="fewer than two"):
         train_baselines(
-            folders | {"absent": tmp_path / "nowhere"}, replace(SETTINGS, rounds=10_000), workers=2
+            sets | {"single": single},
+            replace(SETTINGS, rounds=10_000),
+            Pretrained(TINY, {}, ""),
+            workers=5,
         )
     assert not interrupted.is_set()

@@ -25,6 +25,7 @@ def folder_of(count: int, sites: tuple[str | None, ...] = ("clinic", "bakery")) 
 def test_schemes_are_parsed() -> None:
     assert parse_partition("site") == Scheme("site")
     assert parse_partition("iid") == Scheme("iid")
+    assert parse_partition("topics") == Scheme("topics")
     assert parse_partition("dirichlet:0.5") == Scheme("dirichlet", 0.5)
 
 
@@ -36,7 +37,9 @@ def test_schemes_are_parsed() -> None:
     ],
 )
 def test_other_schemes_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"expected site, iid or dirichlet:ALPHA") as caught:
+    with pytest.raises(
+        UsageError, match=r"expected site, iid, topics or dirichlet:ALPHA"
+    ) as caught:
         parse_partition(text)
     assert repr(text) in caught.value.message
 

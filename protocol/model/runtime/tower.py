@@ -71,7 +71,7 @@ class OnnxTower:
         convolutions: some batches of inputs that fix the ranges of activations. Without it int8
         is for matrix products and embeddings alone, as transformers want it.
         The module's mode is left as it was. Raises ValueError for another precision or example,
-        :class:`UsageError` for weights of more than 2 GiB.
+        :class:`UsageError` for a module that ONNX cannot hold.
         """
         if precision not in ("float32", "int8"):
             raise ValueError(f"expected the precision float32 or int8, got {precision!r:.40}")
