@@ -9,6 +9,7 @@ that the run builds on, by the keys of ``protocol.model.pretrained``.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, MetricRecord, UserConfig
@@ -42,7 +43,10 @@ def main(grid: Grid, context: Context) -> None:
         raise UsageError(f"resume: expected true or false, got {resume!r:.40}")
     if resume and checkpoints is None:
         raise UsageError("resume: expected the folder of checkpoints, got none", "name it")
-    held = Pretrained.load(EncoderChoice.from_config(config, settings.towers.dim))
+    dim = settings.towers.dim if "towers" in config else None
+    held = Pretrained.load(EncoderChoice.from_config(config, dim))
+    if dim is None:  # `flwr run`: the encoders that are named say what the towers are
+        settings = replace(settings, towers=held.settings)
     model = held.agree(settings.towers).start(settings)
     result = coordinate(grid, settings, _on_round.get(), checkpoints, resume, model)
     context.state["arrays"] = pack(arrays_of(result.model))

@@ -1,9 +1,10 @@
 """Deals captioned images out to institutions, each with a folder of its own."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from client.institution.pairs import PairFolder, read_pairs, write_pairs
+from client.institution.pairs import Pair, PairFolder, read_pairs, write_pairs
 from protocol.errors import UsageError
 from protocol.terminal import progress
 from simulations.partition import parse_partition, partition, take
@@ -24,18 +25,23 @@ def settle_institutions(settings: SimulationSettings, source: Path, homes: Path)
         with progress("drawing scenes", settings.scenes) as show:
             write_scenes(source, settings.scenes, sites, settings.seed, show)
     folder = take(read_pairs(settings.data or source), settings.limit, settings.seed)
-    shares = partition(folder, scheme, settings.institutions, settings.seed)
-    names = [institution_name(site) for site in shares]
-    if len(set(names)) != len(names):
-        raise UsageError(
-            f"two sites would have the same name: {sorted(names)}",
-            "Names keep letters, digits, dots and dashes only; rename a site.",
-        )
-    with progress("dealing out images", len(names)) as show:
-        for done, (name, pairs) in enumerate(zip(names, shares.values(), strict=True), 1):
-            write_pairs(homes / name / "data", pairs, folder.root)
+    shares = by_name(partition(folder, scheme, settings.institutions, settings.seed))
+    with progress("dealing out images", len(shares)) as show:
+        for done, (name, pairs) in enumerate(shares.items(), 1):
+            write_pairs(homes / name / "data", pairs, folder)
             show(done)
     return folder
+
+
+def by_name(shares: Mapping[str, list[Pair]]) -> dict[str, list[Pair]]:
+    """Shares under names fit for folders; raises UsageError where two sites would have one name."""
+    named = {institution_name(site): pairs for site, pairs in shares.items()}
+    if len(named) != len(shares):
+        raise UsageError(
+            f"two sites would have the same name: {sorted(map(institution_name, shares))}",
+            "Names keep letters, digits, dots and dashes only; rename a site.",
+        )
+    return named
 
 
 def institution_name(site: str) -> str:

@@ -7,11 +7,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from protocol.errors import UsageError
 from protocol.model.runtime.tower import OnnxTower
 from protocol.model.tower_settings import SCRATCH
 from protocol.model.towers import TwoTowers
 
 Floats = npt.NDArray[np.float32]
+#: Of unlike lengths: an example without padding would be traced to a tower that ignores it.
+_EXAMPLES = ("a dog", "two small children play with a red ball in the snow")
+_DIFFERENCE = 1e-3
 
 
 class Features:
@@ -39,8 +43,8 @@ class Features:
         with self._lock:
             if self._image is None:
                 side = settings.image_size
-                example = torch.zeros((2, 3, side, side), dtype=torch.uint8)
-                self._image = OnnxTower.export(_Images(self._model), (example,), "float32")
+                levels = torch.arange(2 * 3 * side * side).reshape(2, 3, side, side) % 251
+                self._image = _export(_Images(self._model), (levels.to(torch.uint8),))
         return self._image(pixels.numpy())
 
     def texts(self, ids: torch.Tensor, mask: torch.Tensor) -> Floats:
@@ -51,10 +55,24 @@ class Features:
             return features
         with self._lock:
             if self._text is None:
-                example = torch.ones((2, 8), dtype=torch.int64)
-                module = _Texts(self._model)
-                self._text = OnnxTower.export(module, (example, example), "float32")
+                self._text = _export(_Texts(self._model), self._model.tokenizer(_EXAMPLES))
         return self._text(ids.numpy(), mask.numpy())
+
+
+def _export(module: nn.Module, example: tuple[torch.Tensor, ...]) -> OnnxTower:
+    """The tower, once it has given what PyTorch gives: tracing may fix what depends on inputs."""
+    tower = OnnxTower.export(module, example, "float32")
+    with torch.inference_mode():
+        expected = module(*example).numpy()
+    found = tower(*(tensor.numpy() for tensor in example))
+    difference = float(np.abs(found - expected).max() / max(1e-6, np.abs(expected).max()))
+    if not difference < _DIFFERENCE:
+        raise UsageError(
+            f"exported to ONNX this encoder gives other features, by {difference:.1g} of the "
+            "largest",
+            "Choose another encoder.",
+        )
+    return tower
 
 
 class _Images(nn.Module):

@@ -169,7 +169,7 @@ def _image(settings: TowerSettings, choice: EncoderChoice) -> tuple[TowerSetting
         return settings, fit(settings, weights, path)
     if kind == "transformers":
         found, state = local.load_image(source, choice.download)
-        return replace(settings, **found, **overrides), state
+        return replace(settings, **(found | overrides)), state
     raise _unknown(choice.image_encoder, "image")
 
 
@@ -178,7 +178,7 @@ def _text(settings: TowerSettings, choice: EncoderChoice) -> tuple[TowerSettings
     if name == SCRATCH:
         return replace(settings, **overrides), {}, ""
     found, state, tokenizer = local.load_text(_after(name, "transformers"), choice.download)
-    return replace(settings, **found, **overrides), state, tokenizer
+    return replace(settings, **(found | overrides)), state, tokenizer
 
 
 def _parse(text: str, side: str) -> tuple[str, dict[str, Any]]:

@@ -3,11 +3,10 @@
 Only a simulation can do this: it pools what no party may see together.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from client.institution.evaluation import evaluate_vectors, relevance
@@ -15,6 +14,7 @@ from client.institution.pairs import Pair, PairFolder, read_pairs, write_pairs
 from client.institution.reading import Source, read_public, source_of
 from client.institution.training_set import TrainingSet
 from protocol.errors import DataError, UsageError
+from protocol.files import writing
 from protocol.model.pretrained import EncoderChoice, Pretrained
 from protocol.model.settings import TrainingSettings
 from protocol.model.towers import TwoTowers
@@ -24,15 +24,16 @@ from simulations.baselines import CENTRAL, train_alone, train_together
 from simulations.experiment.findings import Findings
 from simulations.experiment.settings import ExperimentSettings
 from simulations.grid import run_in_process
-from simulations.institutions import institution_name
+from simulations.institutions import by_name
 from simulations.options import encoders_of, own_of, training_of
 from simulations.partition import parse_partition, partition, take
 
-_MARK = ".blindsight-experiment"
-
 
 def experiment(settings: ExperimentSettings) -> Outcome:
-    """Run everything that ``settings`` ask for; table, page and JSON lie in ``settings.out``."""
+    """Run everything that ``settings`` ask for; table, page and JSON lie in ``settings.out``.
+
+    What is found is written after every run, so that a crash costs only the run it comes in.
+    """
     if settings.data is None:
         raise UsageError("it is not said on which data", "Give --data FOLDER.")
     options = settings.model_dump()
@@ -41,35 +42,39 @@ def experiment(settings: ExperimentSettings) -> Outcome:
     folder = take(read_pairs(settings.data, source.group_key), settings.limit, 0)
     for notice in folder.notices:
         say(notice)
+    names = _partitions(settings, folder)
+    shares = {
+        (name, seed): _shares(folder, name, settings, seed)
+        for seed in range(settings.seeds)
+        for name in names
+    }
     encoders = encoders_of(options)
     pretrained = Pretrained.load(encoders)
     training = training_of(options, pretrained.settings)
     bench = Bench(folder, source, encoders, pretrained, own, training)
     findings = Findings(settings, training, len(folder.pairs), bench.gallery)
-    names = _partitions(settings, folder)
+    with writing(settings.out):
+        settings.out.mkdir(parents=True, exist_ok=True)
     for seed in range(settings.seeds):
-        findings.add_central(seed, bench.central(seed))
+        findings.add_central(seed, bench.central(seed).scores)
         for name in names:
-            shares = _shares(folder, name, settings, seed)
-            work = settings.out / "work"
-            _deal(work, folder, shares)
-            federated, reports = bench.federated(seed, work, name)
-            alone = bench.alone(seed, shares, name) if settings.local else {}
-            shutil.rmtree(work)
-            findings.add(name, seed, shares, federated, alone, reports)
+            held = shares[name, seed]
+            with TemporaryDirectory(prefix=".homes-", dir=settings.out) as homes:
+                _deal(Path(homes), folder, held)
+                federated, reports = bench.federated(seed, Path(homes), name)
+            alone = bench.alone(seed, held, name) if settings.local else {}
+            pairs = {one: _count_training(some) for one, some in held.items()}
+            scores = {one: found.scores for one, found in alone.items()}
+            findings.add(name, seed, pairs, federated.scores, scores, reports)
+            findings.save(settings.out)
     return findings.finish(settings.out)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One model: recall and rank over the whole test gallery, and recall@10 by institution."""
+    """One model: recall and rank over the whole test gallery."""
 
     scores: dict[str, Any]
-
-    @property
-    def recall_at_10(self) -> float:
-        """Text to image."""
-        return float(self.scores["recall_at_10"])
 
 
 class Bench:
@@ -168,17 +173,16 @@ class Bench:
         )
 
 
-def mean(some: Sequence[Measured]) -> float:
-    """The mean recall@10."""
-    return fmean(one.recall_at_10 for one in some)
-
-
 def _partitions(settings: ExperimentSettings, folder: PairFolder) -> list[str]:
-    if settings.partitions is not None:
-        return [one.strip() for one in settings.partitions.split(",") if one.strip()]
-    if len(folder.sites) > 1:
-        return ["site"]
-    return ["iid", "dirichlet:0.3", "topics"]
+    """What to compare; every one is understood before anything is trained."""
+    if settings.partitions is None:
+        return ["site"] if len(folder.sites) > 1 else ["iid", "dirichlet:0.3", "topics"]
+    names = list(dict.fromkeys(filter(None, map(str.strip, settings.partitions.split(",")))))
+    if not names:
+        raise UsageError("partitions: expected at least one", "try iid,dirichlet:0.3")
+    for name in names:
+        parse_partition(name)
+    return names
 
 
 def _shares(
@@ -186,13 +190,14 @@ def _shares(
 ) -> dict[str, list[Pair]]:
     scheme = parse_partition(name)
     count = None if scheme.kind == "site" else settings.institutions
-    shares = partition(folder, scheme, count, seed)
-    return {institution_name(site): pairs for site, pairs in shares.items()}
+    return by_name(partition(folder, scheme, count, seed))
 
 
-def _deal(work: Path, folder: PairFolder, shares: Mapping[str, Sequence[Pair]]) -> None:
+def _deal(homes: Path, folder: PairFolder, shares: Mapping[str, Sequence[Pair]]) -> None:
     """A folder of its own for every institution, as in life; only training and validation."""
-    if work.exists():
-        shutil.rmtree(work)
     for name, pairs in shares.items():
-        write_pairs(work / name, [pair for pair in pairs if pair.split != "test"], folder)
+        write_pairs(homes / name, [pair for pair in pairs if pair.split != "test"], folder)
+
+
+def _count_training(pairs: Sequence[Pair]) -> int:
+    return sum(pair.split == "train" for pair in pairs)

@@ -6,18 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from client.institution.pairs import Pair
 from protocol.files import write_atomically
 from protocol.model.settings import TrainingSettings
 from protocol.terminal import Outcome
 from server.round import RoundReport
 from simulations.experiment.page import write_page
 from simulations.experiment.settings import ExperimentSettings
-
-if TYPE_CHECKING:
-    from simulations.experiment.experiment import Measured
 
 
 class Findings:
@@ -38,29 +34,26 @@ class Findings:
         self._central: dict[int, dict[str, Any]] = {}
         self._runs: dict[str, list[dict[str, Any]]] = {}
 
-    def add_central(self, seed: int, central: "Measured") -> None:
+    def add_central(self, seed: int, scores: dict[str, Any]) -> None:
         """Add what pooled data gave under ``seed``."""
-        self._central[seed] = central.scores
+        self._central[seed] = scores
 
     def add(
         self,
         name: str,
         seed: int,
-        shares: Mapping[str, Sequence[Pair]],
-        federated: "Measured",
-        alone: Mapping[str, "Measured"],
+        pairs: Mapping[str, int],
+        federated: dict[str, Any],
+        alone: Mapping[str, dict[str, Any]],
         reports: Sequence[RoundReport],
     ) -> None:
-        """Add what one partition gave under one seed."""
+        """Add what one partition gave under one seed; ``pairs`` are those that each trains on."""
         self._runs.setdefault(name, []).append(
             {
                 "seed": seed,
-                "federated": federated.scores,
-                "alone": {one: found.scores for one, found in alone.items()},
-                "pairs": {
-                    one: sum(pair.split == "train" for pair in pairs)
-                    for one, pairs in shares.items()
-                },
+                "federated": federated,
+                "alone": dict(alone),
+                "pairs": dict(pairs),
                 "rounds": [
                     {
                         "round": report.number,
@@ -76,27 +69,31 @@ class Findings:
             }
         )
 
-    def finish(self, out: Path) -> Outcome:
-        """Write ``experiment.json`` and ``experiment.html`` into ``out``; return what to print."""
+    def save(self, out: Path) -> dict[str, Any]:
+        """Write ``experiment.json`` with what is known so far into ``out``, and return it."""
         partitions = {name: self._over_seeds(runs) for name, runs in self._runs.items()}
-        first = next(iter(partitions.values()))
-        page = out / "experiment.html"
+        training = {name.replace("-", "_"): v for name, v in self._training.to_run_config().items()}
+        for own in ("seed", "quorum"):  # each run has its own
+            del training[own]
         data = {
-            "recall_at_10": first["recall_at_10"],
+            "recall_at_10": next(iter(partitions.values()))["recall_at_10"],
             "partitions": partitions,
             "gallery": self._gallery[0],
             "queries": self._gallery[1],
             "pairs": self._pairs,
-            "seeds": self._settings.seeds,
-            "settings": self._settings.model_dump(mode="json", exclude_none=True)
-            | {name.replace("-", "_"): v for name, v in self._training.to_run_config().items()},
+            "seeds": len(self._central),
+            "settings": self._settings.model_dump(mode="json", exclude_none=True) | training,
             "command": self._command(),
             "seconds": time.perf_counter() - self._started,
-            "report": str(page),
+            "report": str(out / "experiment.html"),
         }
-        out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / "experiment.json", json.dumps(data, indent=2, allow_nan=False))
-        write_page(page, data)
+        return data
+
+    def finish(self, out: Path) -> Outcome:
+        """Write ``experiment.json`` and ``experiment.html`` into ``out``; return what to print."""
+        data = self.save(out)
+        write_page(out / "experiment.html", data)
         return Outcome(_text(data), data)
 
     def _command(self) -> str:
@@ -120,10 +117,12 @@ class Findings:
             for run in runs
             if run["alone"]
         ]
-        names = sorted(runs[0]["alone"])
+        names = [name for name in runs[0]["alone"] if all(name in run["alone"] for run in runs)]
         return {
             "recall_at_10": {
-                "federated_over_central": fmean(federated) / fmean(central),
+                "federated_over_central": fmean(federated) / fmean(central)
+                if any(central)
+                else None,
                 "federated": fmean(federated),
                 "central": fmean(central),
                 "local": fmean(alone) if alone else None,
@@ -138,10 +137,7 @@ class Findings:
                 "central": self._central[runs[0]["seed"]]["interval"],
             },
             "institutions": {
-                name: fmean(
-                    run["alone"][name]["recall_at_10"] for run in runs if name in run["alone"]
-                )
-                for name in names
+                name: fmean(run["alone"][name]["recall_at_10"] for run in runs) for name in names
             },
             "bytes_up_a_round": fmean(one["bytes_up"] for run in runs for one in run["rounds"]),
             "seconds_a_round": fmean(one["seconds"] for run in runs for one in run["rounds"]),
@@ -165,7 +161,7 @@ def _text(data: Mapping[str, Any]) -> str:
         alone = "-" if recall["local"] is None else _cell(recall["local"], spread["local"])
         lines.append(
             f"{name:16}{cells[0]:>24}{cells[1]:>24}"
-            f"{recall['federated_over_central']:>11.3f}{alone:>16}"
+            f"{_ratio(recall['federated_over_central']):>11}{alone:>16}"
         )
     lines += [f"all in {data['seconds']:.0f} s", f"report: {data['report']}"]
     return "\n".join(lines)
@@ -173,6 +169,10 @@ def _text(data: Mapping[str, Any]) -> str:
 
 def _cell(recall: float, spread: float | None) -> str:
     return f"{100 * recall:.1f}" + ("" if spread is None else f" ±{100 * spread:.1f}")
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _interval(interval: Sequence[float]) -> str:

@@ -176,7 +176,7 @@ def test_items_of_one_thing_are_never_negatives(loss: str) -> None:
     some = _train(_features(apart, ("x", "x", "y", None)), 0, 1, settings)[1]
     everything = _train(_features(apart), 0, 1, settings)[1]
     # Triplet picks one negative, and not the hardest: without it the next may cost more.
-    assert 0 < some and (some < everything or loss == "triplet") and some != everything
+    assert some > 0 and (some < everything or loss == "triplet") and some != everything
 
 
 @pytest.mark.parametrize("loss", ["info-nce", "max-margin", "triplet"])

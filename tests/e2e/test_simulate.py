@@ -170,7 +170,7 @@ def test_flags_that_cannot_work_are_explained(
     envelope = json.loads(done.stdout)
     assert done.returncode == 2
     assert envelope["status"] == "error"
-    assert words in envelope["message"] + envelope["hint"]
+    assert words in envelope["message"] + (envelope["hint"] or "")
     assert "Traceback" not in done.stderr
 
 

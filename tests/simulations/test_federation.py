@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict, UserConfig
 
 from client.institution.app import app, derive_seed
 from client.institution.pairs import read_pairs, write_pairs
@@ -16,16 +16,18 @@ from client.institution.reading import Source
 from client.institution.training import interrupted
 from client.institution.training_set import Captions, PictureSet, TrainingSet, union
 from protocol.errors import TrainingError, UsageError
-from protocol.model.pretrained import Pretrained
+from protocol.model.pretrained import EncoderChoice, Pretrained
 from protocol.model.release import read_release
 from protocol.model.settings import TrainingSettings
 from protocol.model.tower_settings import TowerSettings
 from protocol.model.towers import TwoTowers
 from protocol.model.update import arrays_of, pack
+from server.app import app as server_app
 from server.round import RoundReport
 from simulations.baselines import train_baselines
 from simulations.grid import InProcessGrid, run_in_process
 from simulations.scenes import write_scenes
+from tests.protocol.test_encoders import PICTURES, TEXTS, saved
 
 TINY = TowerSettings(
     image_size=16, dim=8, image_width=16, image_stages=1, text_width=16, buckets=256, max_tokens=8
@@ -134,6 +136,55 @@ def test_what_the_institution_is_sent_is_checked(folders: dict[str, Path]) -> No
                 assert reply.error.reason == (
                     "malformed_message: the coordinator's message was refused"
                 )
+
+
+def test_without_towers_the_encoders_that_are_named_are_the_towers(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """As ``flwr run`` has it: pyproject.toml names encoders, and no JSON of towers."""
+    named = {"image-encoder": "scratch?size=32&mean=0.4"}
+    config: UserConfig = {**SETTINGS.to_run_config(), **named, "releases": str(tmp_path)}
+    del config["towers"]
+    nodes: list[UserConfig] = [
+        {"name": name, "data": str(data), **named} for name, data in folders.items()
+    ]
+    context = Context(1, 0, {}, RecordDict(), config | {"rounds": 1})
+    with InProcessGrid(app, nodes, config) as grid:
+        server_app(grid=grid, context=context)
+    (path,) = tmp_path.iterdir()
+    towers = read_release(path).settings
+    assert (towers.image_size, towers.image_mean) == (32, (0.4, 0.4, 0.4))
+    assert towers.dim == TowerSettings().dim
+
+
+@pytest.mark.parametrize("mode", ["heads", "ffa-lora"])
+def test_pretrained_encoders_are_federated(
+    folders: dict[str, Path], tmp_path: Path, mode: str
+) -> None:
+    for kind, config in (("bert", TEXTS["bert"]()), ("vit", PICTURES["vit"]())):
+        saved(tmp_path / kind, config)
+    encoders = EncoderChoice(
+        image_encoder=f"transformers:{tmp_path / 'vit'}",
+        text_encoder=f"transformers:{tmp_path / 'bert'}",
+        dim=8,
+    )
+    held = Pretrained.load(encoders)
+    settings = replace(
+        SETTINGS, rounds=1, train=mode, standardise=mode == "heads", towers=held.settings
+    )
+    own = {"cache": str(tmp_path / "features")}
+    run = run_in_process(
+        folders, settings, encoders=encoders, own=own, releases=tmp_path / "releases"
+    )
+    assert not run.reports[0].dropped and run.release is not None
+    loaded = read_release(run.release.path).load()
+    assert _bits(loaded) == _bits(run.model)
+    state, begun = loaded.state_dict(), held.model(settings.seed).state_dict()
+    changed = {name for name in begun if not torch.equal(state[name], begun[name])}
+    assert {"image_head.linear.weight", "text_head.linear.weight"} <= changed
+    assert ({"image_head.mean", "image_head.std"} <= changed) == (mode == "heads")
+    assert any(name.startswith("image.net.") for name in changed) == (mode != "heads")
+    assert (tmp_path / "features" / "features.sqlite").exists() == (mode == "heads")
 
 
 def test_seeds_differ_by_run_institution_and_round() -> None:

@@ -5,6 +5,9 @@ A hub's name stands for the folder in the local cache; it is fetched only if tha
 
 import hashlib
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
 from protocol.errors import DataError, UsageError
 from protocol.files import check_file
-from protocol.model.encoders.transformers_models import build, config_of, spell_config
+from protocol.model.encoders.transformers_models import class_of, config_of, spell_config
 from protocol.model.encoders.weights import Weights, check_fit, read_weights
 
 _JSON_BYTES = 64 << 20
@@ -89,7 +92,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         )
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # each family checks in its own way
         raise DataError(
             f"{folder}/config.json is not understood: {error!s:.200}", "Choose another model."
         ) from error
@@ -112,25 +115,69 @@ def load_weights(folder: Path, config: PretrainedConfig) -> tuple[Weights, str]:
     weights = {name: value for part, _, _ in read for name, value in part.items()}
     hashes = [sha256 for _, _, sha256 in read]
     sha256 = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-    with torch.device("meta"):
-        expected = build(config).state_dict()
-    return rename(weights, expected, str(folder)), sha256
+    return convert(weights, config, str(folder)), sha256
+
+
+def convert(weights: Weights, config: PretrainedConfig, where: str) -> dict[str, torch.Tensor]:
+    """Weights of a plain model, from a file that may name them as an older transformers did, or
+    hold a head besides. Only the library knows all those names.
+
+    Raises DataError unless every tensor that is read of the model is there in its shape.
+    """
+    # The library reads no file here: names and numbers are given, and nothing else is looked for.
+    try:
+        with torch.random.fork_rng(devices=[]), _silent():
+            model, said = class_of(config).from_pretrained(
+                None,
+                config=config,
+                state_dict=dict(weights),
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # whatever a strange configuration makes the library raise
+        raise DataError(
+            f"{where}: no {config.model_type} model can be built: {error!s:.200}",
+            "Choose another model.",
+        ) from error
+    expected = model.state_dict()
+    found = {name: value for name, value in expected.items() if name not in said["missing_keys"]}
+    misfits = {
+        name: torch.empty(shape, device="meta") for name, shape, _ in said["mismatched_keys"]
+    }
+    # A pooling layer that was never trained is often left out of a file, and not read here.
+    wanted = {
+        name: value
+        for name, value in expected.items()
+        if name in found or not name.startswith("pooler.")
+    }
+    check_fit(wanted, found | misfits, where)
+    return found
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What is missing is said by an error here, and not by the library on the terminal."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def rename(weights: Weights, expected: Weights, where: str) -> Weights:
-    """Weights of a plain model, from a file that may call them by a longer name.
+    """Weights of a part of a model, under the names that it has by itself.
 
-    A file saved with a head on top puts the model's type before every name, and adds the head.
     Raises DataError unless every tensor that is expected is there in its shape.
     """
     prefixes = {""} | {name.partition(".")[0] + "." for name in weights}
     prefix = max(prefixes, key=lambda one: sum(one + name in weights for name in expected))
     found = {name: weights[prefix + name] for name in expected if prefix + name in weights}
-    buffers = {name for name in expected if name.endswith(("position_ids", "token_type_ids"))}
     # A pooling layer that was never trained is often left out of a file, and not read here.
     idle = {name for name in expected if name.startswith("pooler.") and name not in found}
-    wanted = {name: value for name, value in expected.items() if name not in buffers | idle}
-    check_fit(wanted, {name: found[name] for name in found if name in wanted}, where)
+    check_fit({name: expected[name] for name in expected if name not in idle}, found, where)
     return found
 
 

@@ -63,16 +63,19 @@ def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
 
 
 def _pad_as_tensorflow(model: nn.Module) -> None:
-    """TensorFlow's SAME padding puts the odd pixel of a stride of two at the right and bottom."""
+    """TensorFlow's SAME padding puts the odd pixel of a stride at the right and bottom."""
     for path, one in list(model.named_modules()):
-        if isinstance(one, nn.Conv2d) and one.stride == (2, 2) and one.kernel_size == (3, 3):
-            one.padding = (0, 0)
+        if isinstance(one, nn.Conv2d) and max(one.stride) > 1 and max(one.kernel_size) > 1:
             parent, _, leaf = path.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, _PadBottomRight(one))
+            setattr(model.get_submodule(parent), leaf, _SameConv(one))
 
 
-class _PadBottomRight(nn.Module):
-    """Pads a row and a column, then convolves; named so that weights keep their places."""
+class _SameConv(nn.Module):
+    """Pads as the picture's size asks for, then convolves; its weights keep their names.
+
+    Of the pixels that ceil(size / stride) windows need, the smaller half goes left and on top
+    (TensorFlow, API documentation of tf.nn, "Notes on padding").
+    """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -80,9 +83,15 @@ class _PadBottomRight(nn.Module):
         self.stride, self.groups, self.dilation = conv.stride, conv.groups, conv.dilation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = pad(x, (*self._around(x.shape[3], 1), *self._around(x.shape[2], 0)))
         return torch.nn.functional.conv2d(
-            pad(x, (0, 1, 0, 1)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+            x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups
         )
+
+    def _around(self, size: int, axis: int) -> tuple[int, int]:
+        stride, reach = self.stride[axis], self.dilation[axis] * (self.weight.shape[2 + axis] - 1)
+        missing = max(0, (-(-size // stride) - 1) * stride + reach + 1 - size)
+        return missing // 2, missing - missing // 2
 
 
 def transform_of(name: str) -> dict[str, Any]:

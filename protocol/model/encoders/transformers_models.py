@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig
 
-from protocol.errors import UsageError
+from protocol.errors import MalformedMessage, UsageError
 from protocol.model.encoders.backbone import pool
 from protocol.model.tower_settings import TowerSettings, check_config
 
@@ -78,7 +78,10 @@ def config_of(encoder: str, text: str) -> PretrainedConfig:
             f"Did you mean {near[0]}?" if near else "Give the folder of a model, or its type.",
         )
     values = check_config(f"{kind} configuration", text)
-    config: PretrainedConfig = CONFIG_MAPPING[kind](**values)
+    try:
+        config: PretrainedConfig = CONFIG_MAPPING[kind](**values)
+    except Exception as error:  # each family checks in its own way
+        raise MalformedMessage(f"{kind} configuration: {error!s:.200}") from error
     return config
 
 
@@ -89,13 +92,26 @@ def spell_config(config: PretrainedConfig) -> dict[str, Any]:
 
 
 def build(config: PretrainedConfig) -> nn.Module:
-    """The model with random weights and without dropout. Raises UsageError if there is none."""
+    """The model with random weights. Raises UsageError if there is none of this type,
+    MalformedMessage if none can be built of this configuration.
+    """
+    kind = class_of(config)
+    try:
+        model: nn.Module = kind(config)
+    except Exception as error:  # a width of nothing divides by zero, and so on
+        raise MalformedMessage(
+            f"{config.model_type} configuration: no model can be built of it: {error!s:.200}"
+        ) from error
+    return model
+
+
+def class_of(config: PretrainedConfig) -> Any:
+    """The class of the plain model; raises UsageError if there is none."""
     kind = config.model_type
     if kind not in _HALVES and type(config) not in MODEL_MAPPING:
         raise UsageError(f"transformers has no plain model of type {kind!r}")
     kinds = _HALVES[kind] if kind in _HALVES else MODEL_MAPPING[type(config)]
-    model: nn.Module = (kinds[0] if isinstance(kinds, tuple) else kinds)(config)
-    return model
+    return kinds[0] if isinstance(kinds, tuple) else kinds
 
 
 def width_of(config: PretrainedConfig) -> int:

@@ -16,12 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from protocol.errors import UsageError
 from protocol.model.runtime.export import quiet
 
 Arrays = tuple[npt.NDArray[Any], ...]
 
 #: Matrix products with weights, and tables of embeddings.
-_PRODUCTS = ["MatMul", "Gather"]
+_DYNAMIC = ["MatMul", "Gather"]
+#: What convolutional networks are made of; ONNX Runtime's longer list breaks group normalisation.
+_STATIC = ["Conv", "Gemm", "MatMul", "Add", "Relu", "Clip"]
+_STATIC += ["MaxPool", "AveragePool", "GlobalAveragePool"]
 
 
 def quantise(model: onnx.ModelProto, calibration: Sequence[Arrays]) -> onnx.ModelProto:
@@ -29,25 +33,36 @@ def quantise(model: onnx.ModelProto, calibration: Sequence[Arrays]) -> onnx.Mode
 
     Static ranges are the least and greatest activations over all batches, so they say a little
     about the examples: a model that was calibrated on private data stays where that is.
+    ``model`` is used up. Raises :class:`UsageError` for a model that cannot be quantised.
     """
     with quiet(), tempfile.TemporaryDirectory(prefix="blindsight-int8-") as folder:
-        # Here, because importing it configures the root logger.
-        from onnxruntime import quantization
-
         path = Path(folder) / "model.onnx"
-        if not calibration:
-            quantization.quantize_dynamic(model, path, _PRODUCTS, per_channel=True)
-        else:
-            names = [given.name for given in model.graph.input]
-            quantization.quantize_static(
-                model,
-                path,
-                _reader(names, calibration),
-                per_channel=True,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-            )
-        return onnx.load(path)
+        try:
+            _quantise(model, path, calibration)
+            return onnx.load(path)
+        except Exception as error:  # the quantiser raises whatever it meets
+            raise UsageError(
+                f"this tower cannot be quantised: {type(error).__name__}: {error!s:.200}",
+                "Run this tower in float32.",
+            ) from error
+
+
+def _quantise(model: onnx.ModelProto, path: Path, calibration: Sequence[Arrays]) -> None:
+    # Slow to import, and most processes never quantise.
+    from onnxruntime import quantization
+
+    if not calibration:
+        quantization.quantize_dynamic(model, path, _DYNAMIC, per_channel=True)
+        return
+    quantization.quantize_static(
+        model,
+        path,
+        _reader([given.name for given in model.graph.input], calibration),
+        op_types_to_quantize=_STATIC,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
 
 
 def _reader(names: Sequence[str], batches: Sequence[Arrays]) -> Any:

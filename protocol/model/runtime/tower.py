@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from protocol.errors import DataError, StorageError
+from protocol.errors import DataError, StorageError, UsageError
 from protocol.files import check_file, write_atomically
 from protocol.model.runtime.export import MODEL_BYTES, to_onnx
 from protocol.model.runtime.int8 import quantise
@@ -41,18 +41,27 @@ class OnnxTower:
     """
 
     def __init__(self, model: bytes, threads: int | None = None) -> None:
-        """Load ``model``, trusted bytes; ``threads`` of None are all that this process may use."""
+        """Load ``model``, trusted bytes; ``threads`` of None are all that this process may use.
+
+        Raises :class:`UsageError` for what this ONNX Runtime cannot run.
+        """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._model = model
-        self._session = onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+            self._rows = int(self._session.get_modelmeta().custom_metadata_map[_ROWS])
+            if not 1 <= self._rows <= _MAX_ROWS:
+                raise ValueError(f"expected 1 to {_MAX_ROWS} rows, got {self._rows}")
+        except Exception as error:  # ONNX Runtime has a class for each of its status codes
+            raise UsageError(
+                f"not a tower that this ONNX Runtime runs: {error!s:.200}",
+                "Run this tower in PyTorch, or choose another encoder.",
+            ) from error
         self._inputs = [(each.name, each.type, each.shape) for each in self._session.get_inputs()]
-        self._rows = int(self._session.get_modelmeta().custom_metadata_map[_ROWS])
-        if not 1 <= self._rows <= _MAX_ROWS:
-            raise ValueError(f"expected 1 to {_MAX_ROWS} rows, got {self._rows}")
         self._threads = threads or len(os.sched_getaffinity(0))
 
     @classmethod
@@ -137,10 +146,8 @@ class OnnxTower:
             raise StorageError(f"{path}: expected the SHA-256 {sha256}, got {found}", _HINT)
         try:
             return cls(data, threads)
-        except Exception as error:  # ONNX Runtime raises a class for each of its status codes
-            raise StorageError(
-                f"{path}: not a tower that this ONNX Runtime runs: {error!s:.200}", _HINT
-            ) from error
+        except UsageError as error:
+            raise StorageError(f"{path}: {error.message}", _HINT) from error
 
     def _run(self, arrays: tuple[Array, ...]) -> Floats:
         if len(arrays) == 2:
