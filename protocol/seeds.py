@@ -41,19 +41,6 @@ _SIGMA = np.array(
     ],
     np.int64,
 )
-_QUARTERS = np.array(
-    [
-        [0, 4, 8, 12],
-        [1, 5, 9, 13],
-        [2, 6, 10, 14],
-        [3, 7, 11, 15],
-        [0, 5, 10, 15],
-        [1, 6, 11, 12],
-        [2, 7, 8, 13],
-        [3, 4, 9, 14],
-    ],
-    np.int64,
-)
 _NODE_BYTES = 64
 _NODES = _BLOCK_BYTES // _NODE_BYTES
 # Digest length 64 and leaf length 64 with key, fan-out and depth 0; the node's number is added.
@@ -88,19 +75,16 @@ def expand(seed: bytes, degree: int, moduli: tuple[int, ...]) -> U32:
 
 def _words(seed: bytes, first_block: int, count: int) -> U64:
     blocks = -(-count * 8 // _BLOCK_BYTES)
-    roots = b"".join(
-        hashlib.blake2b(
-            (first_block + i).to_bytes(8, "little"),
-            key=seed,
-            fanout=1,
-            depth=1,
-            node_offset=_BLOCK_BYTES << 32,
-        ).digest()
-        for i in range(blocks)
-    )
+    keyed = hashlib.blake2b(key=seed, fanout=1, depth=1, node_offset=_BLOCK_BYTES << 32)
+    roots = b"".join(_root(keyed.copy(), first_block + i) for i in range(blocks))
     out = np.empty((blocks, _NODES * 8), np.uint64)
     _output_nodes(np.frombuffer(roots, np.uint64).reshape(blocks, 8), out)
     return out.reshape(-1)
+
+
+def _root(keyed: hashlib.blake2b, block: int) -> bytes:
+    keyed.update(block.to_bytes(8, "little"))
+    return keyed.digest()
 
 
 @kernel
@@ -126,18 +110,23 @@ def _output_nodes(roots, out):  # type: ignore[no-untyped-def]
         v[14] = ~v[14]
         for r in range(12):
             s = _SIGMA[r % 10]
-            for n in range(8):
-                a, b, c, d = _QUARTERS[n]
-                _mix(v[a], v[b], v[c], v[d], m[s[2 * n]], m[s[2 * n + 1]])
+            _mix(v, 0, 4, 8, 12, m[s[0]], m[s[1]])
+            _mix(v, 1, 5, 9, 13, m[s[2]], m[s[3]])
+            _mix(v, 2, 6, 10, 14, m[s[4]], m[s[5]])
+            _mix(v, 3, 7, 11, 15, m[s[6]], m[s[7]])
+            _mix(v, 0, 5, 10, 15, m[s[8]], m[s[9]])
+            _mix(v, 1, 6, 11, 12, m[s[10]], m[s[11]])
+            _mix(v, 2, 7, 8, 13, m[s[12]], m[s[13]])
+            _mix(v, 3, 4, 9, 14, m[s[14]], m[s[15]])
         for word in range(8):
             for node in range(_NODES):
                 out[root, node * 8 + word] = h[word, node] ^ v[word, node] ^ v[8 + word, node]
 
 
 @kernel
-def _mix(a, b, c, d, x, y):  # type: ignore[no-untyped-def]
-    for node in range(a.size):
-        p, q, r, s = a[node], b[node], c[node], d[node]
+def _mix(v, a, b, c, d, x, y):  # type: ignore[no-untyped-def]
+    for node in range(_NODES):
+        p, q, r, s = v[a, node], v[b, node], v[c, node], v[d, node]
         p += q + x
         s = _rotate(s ^ p, 32)
         r += s
@@ -145,7 +134,7 @@ def _mix(a, b, c, d, x, y):  # type: ignore[no-untyped-def]
         p += q + y
         s = _rotate(s ^ p, 16)
         r += s
-        a[node], b[node], c[node], d[node] = p, _rotate(q ^ r, 63), r, s
+        v[a, node], v[b, node], v[c, node], v[d, node] = p, _rotate(q ^ r, 63), r, s
 
 
 @kernel

@@ -4,6 +4,7 @@ Lengths follow from the described layout and are compared before anything is all
 """
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,8 @@ NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
 """What an institution can be called: fit for a folder, a certificate and a log."""
 
 _RELEASE = re.compile(r"[0-9a-f]{16}")
+_FRAMING = 4096
+"""Bytes that names, tags and lengths in a message do not exceed."""
 
 
 @dataclass(frozen=True)
@@ -74,57 +77,89 @@ class IndexDescription:
         return cls(message.institution, message.release_id, message.epoch, layout)
 
 
-def score_request(
-    described: IndexDescription, public_keys: list[Seeded], chunks: list[Seeded]
-) -> pb.ScoreRequest:
-    """Return the message of one encrypted question."""
-    return pb.ScoreRequest(
+def score_requests(
+    described: IndexDescription, public_keys: Sequence[Seeded], chunks: Iterable[Seeded]
+) -> Iterator[pb.ScoreRequest]:
+    """Yield the messages of one encrypted question: its head, then each chunk as it comes."""
+    layout = described.layout
+    head = pb.QuestionHead(
         release_id=described.release_id,
         epoch=described.epoch,
-        preset=described.layout.preset.name,
-        public_keys=[_ciphertext(key, described.layout) for key in public_keys],
-        chunks=[_ciphertext(chunk, described.layout) for chunk in chunks],
+        preset=layout.preset.name,
+        public_keys=[_ciphertext(key, layout) for key in public_keys],
     )
+    yield pb.ScoreRequest(head=head)
+    for chunk in chunks:
+        yield pb.ScoreRequest(chunk=_ciphertext(chunk, layout))
 
 
-def parse_score_request(
-    message: pb.ScoreRequest, served: IndexDescription
-) -> tuple[list[Seeded], list[Seeded]]:
+def longest_request(layout: Layout) -> int:
+    """Return the bytes that no right message of a question exceeds; its head is the longest."""
+    return layout.public_keys * (sum(layout.ciphertext_lengths) + SEED_BYTES) + _FRAMING
+
+
+def parse_score_requests(
+    messages: Iterable[pb.ScoreRequest], served: IndexDescription
+) -> tuple[list[Seeded], Iterator[Seeded]]:
     """Check an encrypted question against the index served; return public keys and chunks.
 
-    Raises :class:`ReleaseMismatch`, :class:`EpochMismatch` or :class:`MalformedMessage`.
+    The head is taken from ``messages`` and checked now; each of the d1 chunks as it is asked
+    for, and after the last one that no message follows. Either raises
+    :class:`MalformedMessage`, the head also :class:`ReleaseMismatch` or :class:`EpochMismatch`.
     """
-    if message.release_id != served.release_id:
+    coming = iter(messages)
+    first = next(coming, None)
+    if first is None or not first.HasField("head"):
+        raise MalformedMessage(f"the head of a question comes first, got {_carried(first)}")
+    seeds: set[bytes] = set()
+    public_keys = _parse_head(first.head, served, seeds)
+    return public_keys, _parse_chunks(coming, served.layout, seeds)
+
+
+def _parse_head(head: pb.QuestionHead, served: IndexDescription, seeds: set[bytes]) -> list[Seeded]:
+    if head.release_id != served.release_id:
         raise ReleaseMismatch(
-            f"the question was embedded with release {message.release_id[:32]!r}, the index holds "
+            f"the question was embedded with release {head.release_id[:32]!r}, the index holds "
             f"release {served.release_id!r}",
             "Search with the release that the institution serves.",
         )
-    if message.epoch != served.epoch:
+    if head.epoch != served.epoch:
         raise EpochMismatch(
-            f"the question is for epoch {message.epoch}, the index is at epoch {served.epoch}",
+            f"the question is for epoch {head.epoch}, the index is at epoch {served.epoch}",
             "Describe the index again and repeat the question.",
         )
-    if message.preset != served.layout.preset.name:
+    if head.preset != served.layout.preset.name:
         raise MalformedMessage(
             f"the index is packed under preset {served.layout.preset.name!r}, the question is "
-            f"encrypted under {message.preset[:32]!r}"
+            f"encrypted under {head.preset[:32]!r}"
         )
-    if len(message.chunks) != served.layout.chunks:
+    if len(head.public_keys) != served.layout.public_keys:
         raise MalformedMessage(
-            f"a question has {served.layout.chunks} chunks, got {len(message.chunks)}"
+            f"a question has {served.layout.public_keys} public keys, got {len(head.public_keys)}"
         )
-    if len(message.public_keys) != served.layout.public_keys:
+    return [_parse_ciphertext(key, served.layout, seeds) for key in head.public_keys]
+
+
+def _parse_chunks(
+    coming: Iterator[pb.ScoreRequest], layout: Layout, seeds: set[bytes]
+) -> Iterator[Seeded]:
+    for number in range(layout.chunks):
+        message = next(coming, None)
+        if message is None or not message.HasField("chunk"):
+            raise MalformedMessage(
+                f"chunk {number} of {layout.chunks} comes next, got {_carried(message)}"
+            )
+        yield _parse_ciphertext(message.chunk, layout, seeds)
+    if (message := next(coming, None)) is not None:
         raise MalformedMessage(
-            f"a question has {served.layout.public_keys} public keys, "
-            f"got {len(message.public_keys)}"
+            f"the question ends after {layout.chunks} chunks, got {_carried(message)}"
         )
-    public_keys = [_parse_ciphertext(key, served.layout) for key in message.public_keys]
-    chunks = [_parse_ciphertext(chunk, served.layout) for chunk in message.chunks]
-    seeds = {ciphertext.seed for ciphertext in [*public_keys, *chunks]}
-    if len(seeds) != len(public_keys) + len(chunks):
-        raise MalformedMessage("every ciphertext has a seed of its own, got one twice")
-    return public_keys, chunks
+
+
+def _carried(message: pb.ScoreRequest | None) -> str:
+    if message is None:
+        return "no more messages"
+    return f"a message with {message.WhichOneof('part') or 'nothing'}"
 
 
 def score_response(layout: Layout, scores: EncryptedScores) -> pb.ScoreResponse:
@@ -178,9 +213,13 @@ def _ciphertext(ciphertext: Seeded, layout: Layout) -> pb.SeededCiphertext:
     return pb.SeededCiphertext(c0=b"".join(packed), seed=ciphertext.seed)
 
 
-def _parse_ciphertext(message: pb.SeededCiphertext, layout: Layout) -> Seeded:
+def _parse_ciphertext(message: pb.SeededCiphertext, layout: Layout, seeds: set[bytes]) -> Seeded:
+    """Check one ciphertext of a question whose ``seeds`` so far are these; its own is added."""
     if len(message.seed) != SEED_BYTES:
         raise MalformedMessage(f"a seed has {SEED_BYTES} bytes, got {len(message.seed)}")
+    if message.seed in seeds:
+        raise MalformedMessage("every ciphertext has a seed of its own, got one twice")
+    seeds.add(message.seed)
     lengths = layout.ciphertext_lengths
     if len(message.c0) != sum(lengths):
         raise MalformedMessage(f"c0 takes {sum(lengths)} bytes, got {len(message.c0)}")

@@ -12,6 +12,7 @@ from typing import Annotated
 import click
 import typer
 
+from client.institution.cli import Int8Option
 from client.institution.cli import app as institution
 from client.institution.cli import index_app as index
 from client.institution.data_cli import data_app as data_commands
@@ -138,6 +139,7 @@ def evaluate(
     group_key: Annotated[
         str | None, typer.Option(help="Key that names patient or product. (default: group)")
     ] = None,
+    int8: Int8Option = False,
     as_json: AsJson = False,
 ) -> Outcome:
     """Measure a release on your own data: recall, rank and mean average precision."""
@@ -146,7 +148,7 @@ def evaluate(
     from protocol.model.embedder import Embedder
     from protocol.model.release import read_release
 
-    embedder = Embedder(read_release(release))
+    embedder = Embedder(read_release(release), "int8" if int8 else "float32")
     with progress("embedding", None):
         found = evaluate_folder(data, embedder, split, group_key or "group")
     return Outcome(table(found), found)
@@ -168,6 +170,7 @@ def search(
     sheet: Annotated[
         Path | None, typer.Option(help="Write the pictures to this HTML file.")
     ] = None,
+    int8: Int8Option = False,
     as_json: AsJson = False,
 ) -> Outcome:
     """Search institutions with an encrypted sentence."""
@@ -197,7 +200,8 @@ def search(
                 "it is not said whom to ask",
                 "Give --federation DIR, or --institution, --release and --credentials.",
             )
-        searcher = stack.enter_context(Searcher(Embedder(model), remotes))
+        embedder = Embedder(model, "int8" if int8 else "float32")
+        searcher = stack.enter_context(Searcher(embedder, remotes))
         return outcome(sentence, searcher.search(sentence, k), sheet)
 
 

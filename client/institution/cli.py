@@ -13,6 +13,9 @@ index_app = typer.Typer(help="Plan an index.", no_args_is_help=True)
 GoalOption = Annotated[
     str, typer.Option(help="What the chunk width shall make least: bytes or latency.")
 ]
+Int8Option = Annotated[
+    bool, typer.Option("--int8", help="Run pretrained encoders with weights of eight bits.")
+]
 UpOption = Annotated[float, typer.Option(help="A searcher's Mbit/s to you.")]
 DownOption = Annotated[float, typer.Option(help="Your Mbit/s to a searcher.")]
 
@@ -27,6 +30,7 @@ def index(
     goal: GoalOption = "bytes",
     up_mbit: UpOption = 100.0,
     down_mbit: DownOption = 100.0,
+    int8: Int8Option = False,
     as_json: AsJson = False,
 ) -> Outcome:
     """Embed every image of a folder with a release, and pack the index for encrypted scoring."""
@@ -37,7 +41,7 @@ def index(
     from protocol.plan import Costs
 
     parameters, costs = preset_by_name(preset), Costs(up_mbit, down_mbit)
-    embedder = Embedder(read_release(release))
+    embedder = Embedder(read_release(release), "int8" if int8 else "float32")
     with progress("packing", None) as show:
         built, _, skips = embed_folder(data, embedder, out, parameters, show, goal, costs)
     for skip in skips:

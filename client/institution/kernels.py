@@ -47,17 +47,21 @@ def arrange(pair, chunk, constants, question):  # type: ignore[no-untyped-def]
     """
     _, primes, degree = pair.shape
     columns = constants.forward.tail.shape[2]
-    rows = degree // columns
+    rows, x = degree // columns, np.empty(degree, np.uint32)
     for i in range(primes):
         q, inverse = constants.moduli[i], constants.negated_inverses[i]
         fold, carry = constants.montgomery[i], constants.carry[i]
-        for s in range(degree // LINE):
-            for c in range(2):
+        for c in range(2):
+            polynomial = pair[c, i]
+            for j in range(degree):
+                x[j] = reduce(np.uint64(polynomial[j]) * carry, q, inverse, fold)
+            for s in range(degree // LINE):
                 line = question[i, s, chunk, c]
-                for j in range(LINE):
-                    lane = s * LINE + (j & 1) * (LINE // 2) + (j >> 1)
-                    residue = np.uint64(pair[c, i, lane % columns * rows + lane // columns])
-                    line[j] = reduce(residue * carry, q, inverse, fold)
+                # A line's lanes are in one row: where the first one is, the others follow.
+                first = s * LINE % columns * rows + s * LINE // columns
+                for half in range(LINE // 2):
+                    line[2 * half] = x[first + half * rows]
+                    line[2 * half + 1] = x[first + (LINE // 2 + half) * rows]
 
 
 @kernel

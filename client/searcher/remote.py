@@ -3,6 +3,7 @@
 import secrets
 import time
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 import grpc
 import numpy as np
@@ -22,7 +23,11 @@ _MAX_CAPTION_CHARACTERS = 2000
 
 @dataclass
 class Traffic:
-    """What one question to one institution cost: bytes, and milliseconds by phase."""
+    """What one question to one institution cost: bytes, and milliseconds by phase.
+
+    ``encrypt`` is until the last chunk is handed over, ``answer`` what is then waited for: that an
+    institution works during ``encrypt`` shows in neither.
+    """
 
     upload_bytes: int = 0
     download_bytes: int = 0
@@ -87,17 +92,27 @@ class RemoteInstitution:
         it. The searcher learns one score for each item, and nothing else of an embedding.
         """
         layout, now = described.layout, time.perf_counter()
+        polynomials = layout.question_polynomials(question)
         key = scheme.keygen(layout.preset)
         public_keys = key.public_keys(layout.public_keys)
         now = traffic.clock("keygen", now)
-        chunks = key.encrypt_query(layout.question_polynomials(question))
-        request = wire.score_request(described, public_keys, chunks)
-        traffic.upload_bytes += request.ByteSize()
-        now = traffic.clock("encrypt", now)
+        # gRPC takes requests in a thread of its own, and drops the error if that fails there: so
+        # they are made here, and that thread waits for them.
+        made: SimpleQueue[pb.ScoreRequest | None] = SimpleQueue()
+        call = self._stub.Score(iter(made.get, None), timeout=self._timeout)
         scores, next_block = [], 0
         try:
+            # Sent as they are encrypted, while the institution expands those before.
+            chunks = key.encrypt_query(polynomials)
+            for request in wire.score_requests(described, public_keys, chunks):
+                traffic.upload_bytes += request.ByteSize()
+                made.put(request)
+                if not call.is_active():
+                    break
+            made.put(None)
+            now = traffic.clock("encrypt", now)
             # Decrypted as they come, while the institution works on the rest.
-            for message in self._stub.Score(request, timeout=self._timeout):
+            for message in call:
                 traffic.download_bytes += message.ByteSize()
                 reply = wire.parse_score_response(message, layout, next_block)
                 now = traffic.clock("answer", now)
@@ -106,6 +121,9 @@ class RemoteInstitution:
                 now = traffic.clock("decrypt", now)
         except grpc.RpcError as error:
             raise error_from_rpc(error, self.name) from error
+        finally:
+            call.cancel()  # of no effect where it has ended
+            made.put(None)
         if next_block != layout.blocks:
             raise MalformedMessage(f"{layout.blocks} blocks are due, got {next_block}")
         traffic.clock("answer", now)

@@ -1,5 +1,6 @@
 """Features of a model that no longer learns, as fast as this machine gives them."""
 
+from collections.abc import Sequence
 from threading import Lock
 
 import numpy as np
@@ -8,14 +9,15 @@ import torch
 from torch import nn
 
 from protocol.errors import UsageError
-from protocol.model.runtime.tower import OnnxTower
+from protocol.model.runtime.tower import OnnxTower, Precision
 from protocol.model.tower_settings import SCRATCH
 from protocol.model.towers import TwoTowers
 
 Floats = npt.NDArray[np.float32]
 #: Of unlike lengths: an example without padding would be traced to a tower that ignores it.
 _EXAMPLES = ("a dog", "two small children play with a red ball in the snow")
-_DIFFERENCE = 1e-3
+_DIFFERENCE: dict[Precision, float] = {"float32": 1e-3, "int8": 0.5}
+_CALIBRATION = 64
 
 
 class Features:
@@ -23,12 +25,15 @@ class Features:
 
     Pretrained encoders run in ONNX Runtime, exported when they are first asked; they are large,
     and PyTorch is several times slower with them on a CPU. Small ones from scratch run in
-    PyTorch, which needs no export. Raises :class:`UsageError` for an encoder that cannot be
-    exported.
+    PyTorch, which needs no export. With ``precision`` "int8" pretrained ones have weights of
+    eight bits: some four times smaller and two to three times faster, a cosine of about 0.99
+    away. Convolutions are then calibrated on the first pictures that are asked for. Raises
+    :class:`UsageError` for an encoder that cannot be exported.
     """
 
-    def __init__(self, model: TwoTowers) -> None:
+    def __init__(self, model: TwoTowers, precision: Precision = "float32") -> None:
         self._model = model
+        self._precision = precision
         self._lock = Lock()
         self._image: OnnxTower | None = None
         self._text: OnnxTower | None = None
@@ -44,7 +49,12 @@ class Features:
             if self._image is None:
                 side = settings.image_size
                 levels = torch.arange(2 * 3 * side * side).reshape(2, 3, side, side) % 251
-                self._image = _export(_Images(self._model), (levels.to(torch.uint8),))
+                self._image = _export(
+                    _Images(self._model),
+                    (levels.to(torch.uint8),),
+                    self._precision,
+                    [part.numpy() for part in torch.split(pixels[:_CALIBRATION], 8)],
+                )
         return self._image(pixels.numpy())
 
     def texts(self, ids: torch.Tensor, mask: torch.Tensor) -> Floats:
@@ -55,22 +65,28 @@ class Features:
             return features
         with self._lock:
             if self._text is None:
-                self._text = _export(_Texts(self._model), self._model.tokenizer(_EXAMPLES))
+                example = self._model.tokenizer(_EXAMPLES)
+                self._text = _export(_Texts(self._model), example, self._precision)
         return self._text(ids.numpy(), mask.numpy())
 
 
-def _export(module: nn.Module, example: tuple[torch.Tensor, ...]) -> OnnxTower:
+def _export(
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    precision: Precision,
+    calibration: Sequence[npt.NDArray[np.uint8]] | None = None,
+) -> OnnxTower:
     """The tower, once it has given what PyTorch gives: tracing may fix what depends on inputs."""
-    tower = OnnxTower.export(module, example, "float32")
+    tower = OnnxTower.export(module, example, precision, calibration=calibration)
     with torch.inference_mode():
         expected = module(*example).numpy()
     found = tower(*(tensor.numpy() for tensor in example))
     difference = float(np.abs(found - expected).max() / max(1e-6, np.abs(expected).max()))
-    if not difference < _DIFFERENCE:
+    if not difference < _DIFFERENCE[precision]:
         raise UsageError(
-            f"exported to ONNX this encoder gives other features, by {difference:.1g} of the "
-            "largest",
-            "Choose another encoder.",
+            f"in ONNX Runtime ({precision}) this encoder gives other features, by "
+            f"{difference:.1g} of the largest",
+            "Choose another encoder" + (", or float32." if precision == "int8" else "."),
         )
     return tower
 

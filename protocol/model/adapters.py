@@ -5,6 +5,8 @@ matrices A stay as every party draws them from the seed and only B learns: the m
 products is then the product of the means, so averaging is exact.
 """
 
+import copy
+
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -35,14 +37,27 @@ def set_trainable(model: TwoTowers, settings: TrainingSettings) -> TwoTowers:
     return model
 
 
+def twin(model: TwoTowers) -> TwoTowers:
+    """A copy that learns by itself, and shares with ``model`` what does not learn."""
+    shared: dict[int, object] = {id(model.tokenizer): model.tokenizer}
+    for part in (model.image, model.text):
+        if any(value.requires_grad for value in part.parameters()):
+            shared |= {id(one): one for one in part.parameters() if not one.requires_grad}
+        else:
+            shared[id(part)] = part
+    return copy.deepcopy(model, shared)
+
+
 def merge(model: TwoTowers) -> TwoTowers:
-    """Folds adapters into the weights that they change, in place; everything learns again."""
+    """Folds adapters into the weights that they change."""
     for path, one in list(model.named_modules()):
         if isinstance(one, BaseTunerLayer):
+            # A copy, for twins share these weights and peft adds to them in place.
+            base: nn.Module = one.get_base_layer()
+            base.weight = nn.Parameter(base.get_parameter("weight").detach().clone())
             one.merge()
             parent, _, leaf = path.rpartition(".")
             setattr(model.get_submodule(parent), leaf, one.get_base_layer())
-    model.requires_grad_(True)
     return model
 
 

@@ -8,6 +8,7 @@ import torch
 
 from protocol.model.accelerated import Features
 from protocol.model.release import Release
+from protocol.model.runtime.tower import Precision
 from protocol.model.towers import TwoTowers
 
 Floats = npt.NDArray[np.float32]
@@ -16,15 +17,16 @@ Floats = npt.NDArray[np.float32]
 class Embedder:
     """Embeds with a release, or with a model that has none yet (``release_id`` is then empty).
 
-    Inner products of its vectors are cosines: every vector has length one.
+    Inner products of its vectors are cosines: every vector has length one. ``precision`` "int8"
+    is smaller and faster for pretrained encoders; the two sides of a search may differ in it.
     """
 
-    def __init__(self, source: Release | TwoTowers) -> None:
+    def __init__(self, source: Release | TwoTowers, precision: Precision = "float32") -> None:
         self.release_id = source.release_id if isinstance(source, Release) else ""
         self.model = source.load() if isinstance(source, Release) else source
         self.image_size = self.model.settings.image_size
         self.dim = self.model.settings.dim
-        self._features = Features(self.model)
+        self._features = Features(self.model, precision)
 
     @property
     def fit(self) -> tuple[int, float | None, str]:

@@ -13,13 +13,14 @@ numbers alone.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from protocol.errors import DataError, UsageError
-from protocol.model.adapters import set_trainable
+from protocol.errors import DataError, MalformedMessage, UsageError
+from protocol.model.adapters import set_trainable, twin
 from protocol.model.encoders import joint, local
 from protocol.model.encoders.torchvision_models import transform_of
 from protocol.model.encoders.weights import Weights, fit, read_weights
@@ -39,6 +40,7 @@ _OVERRIDES: dict[str, Any] = {
     "pooling": str,
     "max_tokens": int,
 }
+MAX_PARAMETERS = 2_000_000_000
 KEYS = ("image-encoder", "image-weights", "text-encoder", "joint-encoder", "download")
 
 
@@ -104,7 +106,17 @@ class Pretrained:
         return cls(settings, {**image, **text}, tokenizer)
 
     def model(self, seed: int) -> TwoTowers:
-        """The model before training: pretrained where there are weights, else from ``seed``."""
+        """The model before training: pretrained where there are weights, else from ``seed``.
+
+        Raises MalformedMessage for settings that ask for more than MAX_PARAMETERS.
+        """
+        with torch.device("meta"):
+            shape = TwoTowers(self.settings, tokenizer=self.tokenizer)
+        count = sum(value.numel() for value in shape.parameters())
+        if count > MAX_PARAMETERS:
+            raise MalformedMessage(
+                f"towers: expected at most {MAX_PARAMETERS:,} parameters, got {count:,}"
+            )
         model = TwoTowers.initial(self.settings, seed, self.tokenizer)
         with torch.no_grad():
             state = model.state_dict()
@@ -113,14 +125,11 @@ class Pretrained:
         return model
 
     def start(self, settings: TrainingSettings) -> TwoTowers:
-        """The model with which a run begins, what learns marked, its temperature set."""
-        model = self.model(settings.seed)
-        with torch.no_grad():
-            if "logit_scale" not in self.weights:
-                model.logit_scale.fill_(initial_scale(settings.loss, settings.temperature))
-            if "logit_bias" not in self.weights:
-                model.logit_bias.fill_(initial_bias(settings.loss))
-        return set_trainable(model, settings)
+        """The model with which a run begins, what learns marked, its temperature set.
+
+        Built once for all rounds and institutions of a process, which share what does not learn.
+        """
+        return twin(_template(self, settings))
 
     def agree(self, asked: TowerSettings) -> "Pretrained":
         """These weights under the settings of a run.
@@ -128,24 +137,40 @@ class Pretrained:
         An encoder without pretrained weights is whatever the run asks for. Raises DataError where
         the run builds on others than this party holds.
         """
-        image, text = bool(asked.image_weights), bool(asked.text_weights or asked.tokenizer)
-        mine = {**(self.settings.image_side() if image else {})}
-        mine |= self.settings.text_side() if text else {}
-        theirs = asked.to_dict()
-        for name, value in mine.items():
-            if value != theirs[name]:
-                raise DataError(
-                    f"this party holds other encoders than the run builds on: {name} is "
-                    f"{value!s:.40} here, {theirs[name]!s:.40} there",
-                    "Name the same encoders and weights as the coordinator.",
-                )
-        sides = tuple(side for side, held in (("image", image), ("text", text)) if held)
-        weights = {
-            name: value
-            for name, value in self.weights.items()
-            if name.startswith(sides) or (image and text)
-        }
-        return Pretrained(asked, weights if sides else {}, self.tokenizer if text else "")
+        return _agreed(self, asked)
+
+
+@lru_cache(maxsize=4)
+def _template(pretrained: Pretrained, settings: TrainingSettings) -> TwoTowers:
+    model = pretrained.model(settings.seed)
+    with torch.no_grad():
+        if "logit_scale" not in pretrained.weights:
+            model.logit_scale.fill_(initial_scale(settings.loss, settings.temperature))
+        if "logit_bias" not in pretrained.weights:
+            model.logit_bias.fill_(initial_bias(settings.loss))
+    return set_trainable(model, settings)
+
+
+@lru_cache(maxsize=4)
+def _agreed(held: Pretrained, asked: TowerSettings) -> Pretrained:
+    image, text = bool(asked.image_weights), bool(asked.text_weights or asked.tokenizer)
+    mine = {**(held.settings.image_side() if image else {})}
+    mine |= held.settings.text_side() if text else {}
+    theirs = asked.to_dict()
+    for name, value in mine.items():
+        if value != theirs[name]:
+            raise DataError(
+                f"this party holds other encoders than the run builds on: {name} is "
+                f"{value!s:.40} here, {theirs[name]!s:.40} there",
+                "Name the same encoders and weights as the coordinator.",
+            )
+    sides = tuple(side for side, held in (("image", image), ("text", text)) if held)
+    weights = {
+        name: value
+        for name, value in held.weights.items()
+        if name.startswith(sides) or (image and text)
+    }
+    return Pretrained(asked, weights if sides else {}, held.tokenizer if text else "")
 
 
 def _image(settings: TowerSettings, choice: EncoderChoice) -> tuple[TowerSettings, Weights]:

@@ -34,6 +34,8 @@ _CHOICES = {
     "image_pooling": ("pooled", "cls", "mean"),
     "text_pooling": ("mean", "cls", "pooled"),
 }
+#: They name code: a model's own, a quantiser's, or a kernel from a hub.
+_FOREIGN = {"auto_map", "quantization_config", "attn_implementation", "_attn_implementation"}
 #: A configuration that claims more than this of anything is not built, whoever sends it.
 _MOST = 1 << 21
 _MOST_LAYERS = 256
@@ -175,7 +177,7 @@ def check_config(name: str, text: object) -> dict[str, Any]:
     values = _parsed(f"tower setting {name}", text) if text else {}
     if not isinstance(values, dict):
         raise _wrong(name, "a JSON object", values)
-    if "auto_map" in values or "quantization_config" in values:
+    if _FOREIGN & set(values):
         raise _wrong(name, "a configuration without code of its own", values)
     _check_numbers(name, "", values)
     return values

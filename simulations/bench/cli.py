@@ -1,18 +1,15 @@
 """The benchmarks' commands."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from client.institution.cli import GoalOption
 from protocol.terminal import AsJson, Outcome, command
+from simulations.options import TRAINING_FLAGS, with_flags
 
 app = typer.Typer(help="Measure this machine against other engines.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keep the name of a command although it is the only one."""
 
 
 @app.command()
@@ -36,3 +33,41 @@ def score(
     from simulations.bench.score import ScoreBench
 
     return ScoreBench(items, dim, preset, threads, queries, peers, goal).run()
+
+
+@app.command()
+@command
+@with_flags(TRAINING_FLAGS)
+def training(
+    data: Annotated[Path, typer.Option(help="What blindsight data inspect knows.")],
+    institutions: Annotated[int, typer.Option(min=1, max=64, help="How many.")] = 8,
+    limit: Annotated[int | None, typer.Option(help="Use at most so many pairs.")] = None,
+    as_json: AsJson = False,
+    **options: object,
+) -> Outcome:
+    """Measure rounds of training, by Flower in process and in a plain loop, on one thread."""
+    from simulations.bench.training import bench_training
+
+    return bench_training(data, institutions, limit, options)
+
+
+@app.command()
+@command
+def towers(
+    data: Annotated[Path, typer.Option(help="What blindsight data inspect knows.")],
+    image_encoder: Annotated[str, typer.Option(help="torchvision:NAME or transformers:FOLDER.")],
+    text_encoder: Annotated[str, typer.Option(help="scratch or transformers:FOLDER.")] = "scratch",
+    image_weights: Annotated[Path | None, typer.Option(help="A .safetensors file.")] = None,
+    images: Annotated[int, typer.Option(min=2, help="Pictures to embed.")] = 128,
+    texts: Annotated[int, typer.Option(min=2, help="Captions to embed.")] = 1024,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns; the fastest counts.")] = 3,
+    as_json: AsJson = False,
+) -> Outcome:
+    """Measure encoders in PyTorch, in ONNX Runtime, and in eight bits."""
+    from protocol.model.pretrained import EncoderChoice
+    from simulations.bench.towers import bench_towers
+
+    weights = "" if image_weights is None else str(image_weights)
+    choice = EncoderChoice(image_encoder, weights, text_encoder)
+    return bench_towers(choice, data, images, texts, threads, rounds)

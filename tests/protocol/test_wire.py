@@ -1,9 +1,10 @@
 """Messages: valid ones come back, and nothing else gets past the parser."""
 
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -30,16 +31,18 @@ from protocol.wire import (
     MAX_ITEMS,
     MAX_POSITIONS,
     IndexDescription,
+    longest_request,
     parse_fetch_request,
-    parse_score_request,
+    parse_score_requests,
     parse_score_response,
-    score_request,
+    score_requests,
     score_response,
 )
 
 N = 4096
 RELEASE = "0123456789abcdef"
 LAYOUT = Layout(FAST, 5, 4, 2500)  # two chunks, three blocks of 1,024
+HEAD, FIRST, LAST = 0, 1, 2  # the messages of a question
 SERVED = IndexDescription("museum", RELEASE, 7, LAYOUT)
 quick = settings(deadline=None)
 thorough = settings(deadline=None, max_examples=300)
@@ -49,14 +52,21 @@ thorough = settings(deadline=None, max_examples=300)
 def question(layout: Layout = LAYOUT) -> tuple[list[Seeded], list[Seeded]]:
     key = InsecureTwin().keygen(layout.preset)
     vector = np.full(layout.dim, 0.9 / np.sqrt(layout.dim), np.float32)
-    return key.public_keys(layout.public_keys), key.encrypt_query(
-        layout.question_polynomials(vector)
-    )
+    polynomials = layout.question_polynomials(vector)
+    return key.public_keys(layout.public_keys), list(key.encrypt_query(polynomials))
 
 
-def request() -> pb.ScoreRequest:
+def requests() -> list[pb.ScoreRequest]:
     public_keys, chunks = question()
-    return score_request(SERVED, public_keys, chunks)
+    return list(score_requests(SERVED, public_keys, chunks))
+
+
+def parsed(
+    messages: Iterable[pb.ScoreRequest], served: IndexDescription = SERVED
+) -> tuple[list[Seeded], list[Seeded]]:
+    """Take a question whole, as an institution does."""
+    public_keys, chunks = parse_score_requests(messages, served)
+    return public_keys, list(chunks)
 
 
 def scores(first: int = 0, blocks: int = 2, layout: Layout = LAYOUT) -> EncryptedScores:
@@ -124,8 +134,10 @@ def test_a_description_comes_back(
 def test_a_question_comes_back(preset: Preset, dim: int, width: int) -> None:
     described = IndexDescription("museum", RELEASE, 7, Layout(preset, dim, width, 9))
     public_keys, chunks = question(described.layout)
-    sent = score_request(described, public_keys, chunks).SerializeToString()
-    keys, got = parse_score_request(pb.ScoreRequest.FromString(sent), described)
+    sent = [one.SerializeToString() for one in score_requests(described, public_keys, chunks)]
+    assert len(sent) == 1 + described.layout.chunks
+    assert max(map(len, sent)) <= longest_request(described.layout)
+    keys, got = parsed(map(pb.ScoreRequest.FromString, sent), described)
     assert all(same(a, b) for a, b in zip(keys, public_keys, strict=True))
     assert all(same(a, b) for a, b in zip(got, chunks, strict=True))
 
@@ -197,37 +209,56 @@ def test_a_wrong_description_is_refused(wrong: str) -> None:
     assert len(caught.value.message) < 300
 
 
-def swapped(message: pb.ScoreRequest) -> None:
-    message.chunks[1].seed = message.public_keys[0].seed
-
-
-REQUESTS: dict[str, tuple[Callable[[pb.ScoreRequest], object], type[ProtocolError]]] = {
-    "no release": (lambda m: m.ClearField("release_id"), ReleaseMismatch),
-    "another release": (lambda m: setattr(m, "release_id", "f" * 16), ReleaseMismatch),
-    "a huge release": (lambda m: setattr(m, "release_id", "f" * 10**6), ReleaseMismatch),
-    "no epoch": (lambda m: m.ClearField("epoch"), EpochMismatch),
-    "an older epoch": (lambda m: setattr(m, "epoch", 6), EpochMismatch),
-    "a later epoch": (lambda m: setattr(m, "epoch", 2**64 - 1), EpochMismatch),
-    "no preset": (lambda m: m.ClearField("preset"), MalformedMessage),
-    "another preset": (lambda m: setattr(m, "preset", "private"), MalformedMessage),
-    "an unknown preset": (lambda m: setattr(m, "preset", "x" * 10**6), MalformedMessage),
-    "no public keys": (lambda m: m.ClearField("public_keys"), MalformedMessage),
-    "a public key too few": (lambda m: m.public_keys.pop(), MalformedMessage),
+Messages = list[pb.ScoreRequest]
+REQUESTS: dict[str, tuple[Callable[[Messages], object], type[ProtocolError]]] = {
+    "no release": (lambda m: m[HEAD].head.ClearField("release_id"), ReleaseMismatch),
+    "another release": (lambda m: setattr(m[HEAD].head, "release_id", "f" * 16), ReleaseMismatch),
+    "a huge release": (lambda m: setattr(m[HEAD].head, "release_id", "f" * 10**6), ReleaseMismatch),
+    "no epoch": (lambda m: m[HEAD].head.ClearField("epoch"), EpochMismatch),
+    "an older epoch": (lambda m: setattr(m[HEAD].head, "epoch", 6), EpochMismatch),
+    "a later epoch": (lambda m: setattr(m[HEAD].head, "epoch", 2**64 - 1), EpochMismatch),
+    "no preset": (lambda m: m[HEAD].head.ClearField("preset"), MalformedMessage),
+    "another preset": (lambda m: setattr(m[HEAD].head, "preset", "private"), MalformedMessage),
+    "an unknown preset": (
+        lambda m: setattr(m[HEAD].head, "preset", "x" * 10**6),
+        MalformedMessage,
+    ),
+    "no public keys": (lambda m: m[HEAD].head.ClearField("public_keys"), MalformedMessage),
+    "a public key too few": (lambda m: m[HEAD].head.public_keys.pop(), MalformedMessage),
     "a public key too many": (
-        lambda m: m.public_keys.add(c0=m.public_keys[0].c0, seed=b"s" * 64),
+        lambda m: m[HEAD].head.public_keys.add(c0=m[FIRST].chunk.c0, seed=b"s" * 64),
         MalformedMessage,
     ),
-    "no chunks": (lambda m: m.ClearField("chunks"), MalformedMessage),
-    "a chunk too few": (lambda m: m.chunks.pop(), MalformedMessage),
+    "no messages": (lambda m: m.clear(), MalformedMessage),
+    "an empty head": (lambda m: m[HEAD].head.Clear(), ReleaseMismatch),
+    "a message of nothing": (lambda m: m.insert(FIRST, pb.ScoreRequest()), MalformedMessage),
+    "a message of nothing first": (lambda m: m.insert(HEAD, pb.ScoreRequest()), MalformedMessage),
+    "a message of nothing last": (lambda m: m.append(pb.ScoreRequest()), MalformedMessage),
+    "no head": (lambda m: m.pop(HEAD), MalformedMessage),
+    "the head after a chunk": (lambda m: m.insert(FIRST, m.pop(HEAD)), MalformedMessage),
+    "the head twice": (lambda m: m.insert(FIRST, m[HEAD]), MalformedMessage),
+    "the head again last": (lambda m: m.append(m[HEAD]), MalformedMessage),
+    "no chunks": (lambda m: m.__delitem__(slice(FIRST, None)), MalformedMessage),
+    "a chunk too few": (lambda m: m.pop(), MalformedMessage),
     "a chunk too many": (
-        lambda m: m.chunks.add(c0=m.chunks[0].c0, seed=b"s" * 64),
+        lambda m: m.append(
+            pb.ScoreRequest(chunk=pb.SeededCiphertext(c0=m[LAST].chunk.c0, seed=b"s" * 64))
+        ),
         MalformedMessage,
     ),
+    "an empty chunk": (lambda m: m[LAST].chunk.Clear(), MalformedMessage),
     "a seed twice among chunks": (
-        lambda m: setattr(m.chunks[0], "seed", m.chunks[1].seed),
+        lambda m: setattr(m[LAST].chunk, "seed", m[FIRST].chunk.seed),
         MalformedMessage,
     ),
-    "the seed of the public key": (swapped, MalformedMessage),
+    "a seed twice among public keys": (
+        lambda m: setattr(m[HEAD].head.public_keys[1], "seed", m[HEAD].head.public_keys[0].seed),
+        MalformedMessage,
+    ),
+    "the seed of the public key": (
+        lambda m: setattr(m[LAST].chunk, "seed", m[HEAD].head.public_keys[0].seed),
+        MalformedMessage,
+    ),
 }
 
 
@@ -252,33 +283,75 @@ CIPHERTEXTS: dict[str, Callable[[pb.SeededCiphertext], object]] = {
 @pytest.mark.parametrize("where", ["public key", "first chunk", "last chunk"])
 @pytest.mark.parametrize("wrong", CIPHERTEXTS)
 def test_a_wrong_ciphertext_is_refused(where: str, wrong: str) -> None:
-    message = request()
+    messages = requests()
     ciphertexts = {
-        "public key": message.public_keys[1],
-        "first chunk": message.chunks[0],
-        "last chunk": message.chunks[-1],
+        "public key": messages[HEAD].head.public_keys[1],
+        "first chunk": messages[FIRST].chunk,
+        "last chunk": messages[LAST].chunk,
     }
-    parse_score_request(message, SERVED)
+    parsed(messages)
     CIPHERTEXTS[wrong](ciphertexts[where])
     with pytest.raises(MalformedMessage):
-        parse_score_request(message, SERVED)
+        parsed(messages)
 
 
 @pytest.mark.parametrize("wrong", REQUESTS)
 def test_a_wrong_question_is_refused(wrong: str) -> None:
     change, expected = REQUESTS[wrong]
-    message = request()
-    change(message)
+    messages = requests()
+    change(messages)
     with pytest.raises(expected) as caught:
-        parse_score_request(message, SERVED)
+        parsed(messages)
     assert type(caught.value) is expected
     assert len(caught.value.message) < 300
 
 
+def test_a_refused_message_says_what_was_due() -> None:
+    head, first, _ = requests()
+    for messages, expected in (
+        ([], "the head of a question comes first, got no more messages"),
+        ([first], "the head of a question comes first, got a message with chunk"),
+        ([head, pb.ScoreRequest()], "chunk 0 of 2 comes next, got a message with nothing"),
+        ([head, first], "chunk 1 of 2 comes next, got no more messages"),
+        ([head, first, head], "chunk 1 of 2 comes next, got a message with head"),
+        ([*requests(), first], "the question ends after 2 chunks, got a message with chunk"),
+    ):
+        with pytest.raises(MalformedMessage) as caught:
+            parsed(messages)
+        assert caught.value.message == expected
+
+
+def test_each_message_is_checked_before_the_next_is_waited_for() -> None:
+    """So that what is wrong is refused at once, and never more than a message is held."""
+    taken: list[str] = []
+
+    def coming(messages: Iterable[pb.ScoreRequest]) -> Iterator[pb.ScoreRequest]:
+        for message in messages:
+            taken.append(str(message.WhichOneof("part")))
+            yield message
+        taken.append("end")
+
+    public_keys, chunks = parse_score_requests(coming(requests()), SERVED)
+    assert len(public_keys) == LAYOUT.public_keys
+    assert taken == ["head"]
+    for number, chunk in enumerate(chunks):
+        assert same(chunk, question()[1][number])
+        assert taken == ["head", *["chunk"] * (number + 1)]
+    assert taken == ["head", "chunk", "chunk", "end"]
+
+    taken.clear()
+    messages = requests()
+    messages[FIRST].chunk.c0 = b""
+    with pytest.raises(MalformedMessage):
+        parsed(coming(messages))
+    assert taken == ["head", "chunk"]
+
+
 def test_the_largest_residue_is_taken_where_the_modulus_is_refused() -> None:
-    message = request()
-    message.chunks[0].c0 = with_residue(message.chunks[0].c0, 17, FAST.moduli[0] - 1)
-    _, chunks = parse_score_request(message, SERVED)
+    messages = requests()
+    chunk = messages[FIRST].chunk
+    chunk.c0 = with_residue(chunk.c0, 17, FAST.moduli[0] - 1)
+    _, chunks = parsed(messages)
     assert chunks[0].c0[0, 17] == FAST.moduli[0] - 1
 
 
@@ -288,14 +361,14 @@ def test_residues_are_held_against_the_prime_that_they_are_under() -> None:
     residues = np.zeros(N, np.uint32)
     residues[5] = first
     assert first < second
-    message = request()
+    messages = requests()
     zeros = pack(np.zeros(N, np.uint32), first)
-    message.chunks[0].c0 = zeros + pack(residues, second)
-    _, chunks = parse_score_request(message, SERVED)
+    messages[FIRST].chunk.c0 = zeros + pack(residues, second)
+    _, chunks = parsed(messages)
     assert chunks[0].c0[1, 5] == first
-    message.chunks[0].c0 = pack(residues, second) + zeros
+    messages[FIRST].chunk.c0 = pack(residues, second) + zeros
     with pytest.raises(MalformedMessage, match=f"below {first}"):
-        parse_score_request(message, SERVED)
+        parsed(messages)
 
 
 RESPONSES: dict[str, Callable[[pb.ScoreResponse], object]] = {
@@ -391,14 +464,24 @@ def test_a_reply_that_claims_much_and_carries_nothing_takes_no_memory() -> None:
             parse_score_response(claim, layout, 0)
 
 
-def test_a_question_whose_chunks_are_empty_takes_no_memory() -> None:
-    message = request()
-    for chunk in message.chunks:
-        chunk.c0 = b""
-    for key in message.public_keys:
+def test_a_question_whose_ciphertexts_are_empty_takes_no_memory() -> None:
+    messages = requests()
+    for key in messages[HEAD].head.public_keys:
         key.c0 = b""
     with at_most(100_000), pytest.raises(MalformedMessage):
-        parse_score_request(message, SERVED)
+        parsed(messages)
+    messages = requests()
+    _, chunks = parse_score_requests(messages, SERVED)
+    messages[FIRST].chunk.c0 = b""
+    with at_most(100_000), pytest.raises(MalformedMessage):
+        next(chunks)
+
+
+def test_messages_without_end_take_no_memory() -> None:
+    """One message more than is due is enough to refuse them all."""
+    head, first, last = requests()
+    with at_most(4_000_000), pytest.raises(MalformedMessage):
+        parsed(chain([head, first, last], repeat(last)))
 
 
 # --- arbitrary and mutated bytes
@@ -411,14 +494,23 @@ def parsed_description(data: bytes) -> Any:
     return described
 
 
-def parsed_request(data: bytes) -> Any:
-    public_keys, chunks = parse_score_request(pb.ScoreRequest.FromString(data), SERVED)
+def parsed_question(messages: Iterable[pb.ScoreRequest]) -> Any:
+    public_keys, chunks = parsed(messages)
     ciphertexts = [*public_keys, *chunks]
     assert len({one.seed for one in ciphertexts}) == LAYOUT.chunks + LAYOUT.public_keys
     for ciphertext in ciphertexts:
         assert len(ciphertext.seed) == 64
         assert (ciphertext.c0 < np.array(FAST.data_moduli)[:, None]).all()
     return public_keys, chunks
+
+
+def parsed_head(data: bytes) -> Any:
+    return parsed_question([pb.ScoreRequest.FromString(data), *requests()[FIRST:]])
+
+
+def parsed_chunk(data: bytes) -> Any:
+    head, first, _ = requests()
+    return parsed_question([head, first, pb.ScoreRequest.FromString(data)])
 
 
 def parsed_response(data: bytes) -> Any:
@@ -443,14 +535,15 @@ def parsed_fetch(data: bytes) -> Any:
 def valid() -> dict[Callable[[bytes], Any], bytes]:
     return {
         parsed_description: SERVED.to_message().SerializeToString(),
-        parsed_request: request().SerializeToString(),
+        parsed_head: requests()[HEAD].SerializeToString(),
+        parsed_chunk: requests()[LAST].SerializeToString(),
         parsed_response: response().SerializeToString(),
         parsed_fetch: pb.FetchRequest(epoch=7, positions=range(9)).SerializeToString(),
     }
 
 
 PARSERS = pytest.mark.parametrize(
-    "parse", [parsed_description, parsed_request, parsed_response, parsed_fetch]
+    "parse", [parsed_description, parsed_head, parsed_chunk, parsed_response, parsed_fetch]
 )
 
 
@@ -522,7 +615,7 @@ def test_the_messages_that_are_mutated_are_valid(parse: Callable[[bytes], Any]) 
     assert not refused(parse, valid()[parse])
 
 
-@pytest.mark.parametrize("parse", [parsed_description, parsed_request, parsed_response])
+@pytest.mark.parametrize("parse", [parsed_description, parsed_head, parsed_chunk, parsed_response])
 def test_a_truncated_message_is_refused(parse: Callable[[bytes], Any]) -> None:
     data = valid()[parse]
     for length in {*range(min(200, len(data))), *range(0, len(data), 997), len(data) - 1}:

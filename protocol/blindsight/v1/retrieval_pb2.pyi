@@ -83,7 +83,39 @@ Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
 
 @_typing.final
 class ScoreRequest(_message.Message):
-    """ScoreRequest is one encrypted question: public keys and d1 ciphertexts, all seeded."""
+    """ScoreRequest is one message of an encrypted question: first its head, then each of its d1 chunks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def head(self) -> Global___QuestionHead:
+        """head comes first, and once."""
+
+    @_builtins.property
+    def chunk(self) -> Global___SeededCiphertext:
+        """chunk is the next encrypted chunk of the question, in order."""
+
+    def __init__(
+        self,
+        *,
+        head: Global___QuestionHead | None = ...,
+        chunk: Global___SeededCiphertext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "head", b"head", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "head", b"head", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["head", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
+
+@_typing.final
+class QuestionHead(_message.Message):
+    """QuestionHead says what a question is for, and with which keys its reply is masked."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -91,7 +123,6 @@ class ScoreRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     PRESET_FIELD_NUMBER: _builtins.int
     PUBLIC_KEYS_FIELD_NUMBER: _builtins.int
-    CHUNKS_FIELD_NUMBER: _builtins.int
     release_id: _builtins.str
     """release_id is the release that embedded the question."""
     epoch: _builtins.int
@@ -104,10 +135,6 @@ class ScoreRequest(_message.Message):
         the chunk width (docs/protocol.md section 6.3).
         """
 
-    @_builtins.property
-    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeededCiphertext]:
-        """chunks are the d1 encrypted chunks of the question, in order."""
-
     def __init__(
         self,
         *,
@@ -115,15 +142,14 @@ class ScoreRequest(_message.Message):
         epoch: _builtins.int = ...,
         preset: _builtins.str = ...,
         public_keys: _abc.Iterable[Global___SeededCiphertext] | None = ...,
-        chunks: _abc.Iterable[Global___SeededCiphertext] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "epoch", b"epoch", "preset", b"preset", "public_keys", b"public_keys", "release_id", b"release_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "preset", b"preset", "public_keys", b"public_keys", "release_id", b"release_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
+Global___QuestionHead: _TypeAlias = QuestionHead  # noqa: Y015
 
 @_typing.final
 class SeededCiphertext(_message.Message):

@@ -14,6 +14,11 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers.utils.logging import (
+    disable_progress_bar,
+    enable_progress_bar,
+    is_progress_bar_enabled,
+)
 
 from protocol.errors import DataError, UsageError
 from protocol.files import check_file
@@ -159,11 +164,14 @@ def convert(weights: Weights, config: PretrainedConfig, where: str) -> dict[str,
 def _silent() -> Iterator[None]:
     """What is missing is said by an error here, and not by the library on the terminal."""
     logger = logging.getLogger("transformers")
-    level = logger.level
+    level, bar = logger.level, is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        if bar:
+            enable_progress_bar()  # type: ignore[no-untyped-call]
         logger.setLevel(level)
 
 
