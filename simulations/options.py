@@ -104,7 +104,8 @@ def encoders_of(options: Mapping[str, Any]) -> Any:
     if "image_weights" in given:
         path = Path(given["image_weights"])
         given["image_weights"] = str(path.resolve())
-        given.setdefault("image_encoder", _named_by(path))
+        if "image_encoder" not in given:
+            given["image_encoder"] = _named_by(path)
     return EncoderChoice(**given)
 
 

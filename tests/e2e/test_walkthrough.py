@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/operations.md, run as they stand."""
+"""The commands of README.md, docs/operations.md and docs/training.md, run as they stand."""
 
 import json
 import re
@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torchvision
+from safetensors.torch import save_file
 
 from simulations.authority import ThrowAwayAuthority
+from tests.protocol.test_encoders import TEXTS, saved
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["--rounds", "1", "--local-epochs", "1", "--queries", "3", "--no-baselines"]
+SHORT = ["--rounds", "1", "--local-epochs", "1"]
+QUICK = [*SHORT, "--queries", "3", "--no-baselines"]
 
 
 def shown(page: str) -> list[list[str]]:
@@ -23,13 +27,16 @@ def shown(page: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("blindsight ")]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md", "docs/training.md"])
 def test_the_commands_work_in_the_order_shown(simulated, tmp_path: Path, page: str) -> None:
     out, _ = simulated
     release = next((out / "releases").glob("[0-9a-f]*"))
     names = {"images": out / "scenes", "releases": out / "releases", "demo": out}
     for name, target in names.items():
         (tmp_path / name).symlink_to(target)
+    saved(tmp_path / "text-model", TEXTS["bert"]())
+    weights = torchvision.models.shufflenet_v2_x0_5().state_dict()
+    save_file(weights, tmp_path / "weights.safetensors")
     authority = ThrowAwayAuthority()
     authority.issue("clinic", tmp_path / "tls")
     authority.issue("searcher", tmp_path / "searcher-tls")
@@ -40,6 +47,8 @@ def test_the_commands_work_in_the_order_shown(simulated, tmp_path: Path, page: s
             command = [sys.executable, "-m", "simulations.cli", *words]
             if words[0] == "simulate":
                 command += [*QUICK, *(["--scenes", "80"] if "--scenes" in words else [])]
+            if words[0] == "experiment":
+                command += SHORT
             if words[:2] == ["institution", "serve"]:
                 service = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
                 assert service.stdout is not None
