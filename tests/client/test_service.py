@@ -160,16 +160,17 @@ def test_hostile_questions_are_refused_with_their_reason(wide) -> None:
     seed = raw.question()[0].head.public_keys[0].seed
     for change in (
         lambda m: setattr(m[0].head, "preset", "fast"),
-        lambda m: setattr(m[1].chunk, "c0", m[1].chunk.c0[:-1]),
-        lambda m: setattr(m[-1].chunk, "c0", b"\xff" * len(m[-1].chunk.c0)),
-        lambda m: setattr(m[1].chunk, "seed", m[0].head.public_keys[0].seed),
+        lambda m: setattr(m[1].chunks[0], "c0", m[1].chunks[0].c0[:-1]),
+        lambda m: setattr(m[-1].chunks[-1], "c0", b"\xff" * len(m[-1].chunks[-1].c0)),
+        lambda m: setattr(m[1].chunks[0], "seed", m[0].head.public_keys[0].seed),
         lambda m: setattr(m[0].head.public_keys[0], "seed", b"short"),
         lambda m: m.clear(),
         lambda m: m.insert(0, pb.ScoreRequest()),
         lambda m: m.insert(1, m[0]),
         lambda m: m.pop(0),
         lambda m: m.pop(),
-        lambda m: m.append(pb.ScoreRequest(chunk={"c0": m[-1].chunk.c0, "seed": seed})),
+        lambda m: m[-1].chunks.pop(),
+        lambda m: m.append(pb.ScoreRequest(chunks=[{"c0": m[-1].chunks[0].c0, "seed": seed}])),
     ):
         assert refused(raw.score, broken(change)) == MALFORMED
     assert raw.score(raw.question()), "and the service goes on"
@@ -185,7 +186,7 @@ def test_no_message_is_longer_than_the_longest_right_one(wide) -> None:
     for place in (0, 1):
         messages = raw.question()
         message = messages[place]
-        ciphertext = message.chunk if place else message.head.public_keys[0]
+        ciphertext = message.chunks[0] if place else message.head.public_keys[0]
         ciphertext.c0 += bytes(longest + 1 - message.ByteSize())
         assert refused(raw.score, messages)[0] == "RESOURCE_EXHAUSTED"
         ciphertext.c0 = ciphertext.c0[: longest - message.ByteSize() - 1]

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import re
 import sys
+from importlib.util import find_spec
 from math import ceil
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
@@ -36,6 +37,8 @@ def main() -> int:
         taken = check(TARGETS[asked.name], asked.file.read_bytes())
         print("taken" if taken else "refused, as it should be")
         return 0
+    if find_spec("atheris") is None:
+        parser.error("atheris is not installed: run `make fuzz`, which installs it")
     names = [asked.name] if asked.name else list(TARGETS)
     workers = min(os.cpu_count() or 1, len(names))
     seconds = ceil(asked.seconds * workers / len(names))
@@ -70,13 +73,13 @@ def _told(name: str, exit_code: int | None) -> bool:
 
 def _fuzz(name: str, seconds: int) -> None:
     """Explore one target in a process of its own, whose talk goes to a file."""
-    import atheris
-
     target, folder = TARGETS[name], FOUND / name
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    import atheris
+
     logging.disable()
     target.decode(target.seeds()[0])  # what is made once is not of any input
     for number, seed in enumerate(target.seeds()):

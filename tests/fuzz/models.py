@@ -17,6 +17,7 @@ from flwr.proto import recorddict_pb2 as flower
 
 from protocol.errors import MalformedMessage
 from protocol.model import release, settings, towers, update
+from protocol.model import tower_settings as tower_settings_module
 from protocol.model.release import MANIFEST, MODEL, identify, read_release, write_release
 from protocol.model.tower_settings import TowerSettings
 from protocol.model.towers import TwoTowers
@@ -161,7 +162,7 @@ TARGETS = {
         release_manifest,
         lambda: [manifest()],
         signed,
-        (release, towers),
+        (release, tower_settings_module, towers),
         memory=64 * MIB,
         seconds=5.0,
         longest=8192,
@@ -177,7 +178,11 @@ TARGETS = {
         longest=256 << 10,
     ),
     "tower_settings": Target(
-        tower_settings, lambda: [SMALL.to_json().encode()], of_json, (towers, settings), memory=MIB
+        tower_settings,
+        lambda: [SMALL.to_json().encode()],
+        of_json,
+        (tower_settings_module, settings),
+        memory=MIB,
     ),
     "update": Target(
         update_record,

@@ -171,3 +171,26 @@ def of_framed_json(data: bytes, random: Random) -> bytes:
         return of_bytes(data, random)
     head = of_json(data[8 : 8 + size], random)
     return len(head).to_bytes(8, "little") + head + data[8 + size :]
+
+
+def of_tar(data: bytes, random: Random) -> bytes:
+    """Change bytes, in headers half of the time, then make the headers' checksums right again."""
+    changed = bytearray(of_bytes(data, random))
+    headers = [at for at in range(0, len(changed), 512) if changed[at + 257 : at + 262] == b"ustar"]
+    if headers and random.random() < 0.5:
+        # Size and kind: what a parser believes.
+        at = random.choice(headers)
+        size = random.choice(
+            (b"\x80" + b"\xff" * 11, b"\xff" * 12, b"00000000001\0", b"-0000000200\0")
+        )
+        if random.random() < 0.5:
+            changed[at + 124 : at + 136] = size
+        else:
+            changed[at + 156 : at + 157] = random.choice(
+                (b"0", b"1", b"2", b"5", b"L", b"S", b"g", b"x")
+            )
+    for at in headers:
+        if at + 512 <= len(changed):
+            changed[at + 148 : at + 156] = b" " * 8
+            changed[at + 148 : at + 156] = b"%06o\0 " % sum(changed[at : at + 512])
+    return bytes(changed)

@@ -8,7 +8,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -43,7 +43,7 @@ class Target:
     memory: int = 8 * MIB
     seconds: float = 1.0
     longest: int = 4096
-    worst: Callable[[], Sequence[bytes]] = field(default=lambda: ())
+    worst: Callable[[], Sequence[bytes]] | None = None
     """Inputs that are made to take much: long, deep, or claiming more than they hold."""
 
 

@@ -1,5 +1,12 @@
 """All targets, by name."""
 
-from tests.fuzz import files, messages, models
+from tests.fuzz import compression, dicom, files, messages, models, pairs
 
-TARGETS = {**messages.TARGETS, **files.TARGETS, **models.TARGETS}
+TARGETS = {
+    **messages.TARGETS,
+    **files.TARGETS,
+    **pairs.TARGETS,
+    **dicom.TARGETS,
+    **models.TARGETS,
+    **compression.TARGETS,
+}

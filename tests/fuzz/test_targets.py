@@ -1,5 +1,6 @@
 """Every decoder of foreign bytes, fed with changed messages: the targets of ``make fuzz``."""
 
+import time
 from random import Random
 
 import pytest
@@ -10,6 +11,8 @@ from tests.fuzz.mutations import of_bytes
 from tests.fuzz.target import Broken, Target, check
 from tests.fuzz.targets import TARGETS
 
+# As the decoder has it: a warning of pydicom is no refusal.
+pytestmark = pytest.mark.filterwarnings("ignore:::pydicom")
 every = pytest.mark.parametrize("name", TARGETS)
 
 
@@ -24,7 +27,7 @@ def test_seeds_are_taken(name: str) -> None:
 
 
 @every
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32), st.integers(0, 6))
 def test_changed_messages_are_taken_or_refused(name: str, chance: int, changes: int) -> None:
     target, random = TARGETS[name], Random(chance)
@@ -43,9 +46,10 @@ def test_any_bytes_are_taken_or_refused(name: str, data: bytes) -> None:
     check(TARGETS[name], data)
 
 
-@pytest.mark.parametrize("name", [name for name in TARGETS if TARGETS[name].worst()])
+@pytest.mark.parametrize("name", [name for name in TARGETS if TARGETS[name].worst])
 def test_what_is_made_to_take_much_takes_no_more(name: str) -> None:
-    for data in TARGETS[name].worst():
+    made = TARGETS[name].worst
+    for data in made() if made else ():
         check(TARGETS[name], data)
 
 
@@ -56,7 +60,9 @@ def test_bounds_are_noticed() -> None:
         return Target(lambda data: bytes(size), lambda: [b""], of_bytes, (), memory=1 << 20)
 
     def spinning(data: bytes) -> None:
-        sum(range(2 * 10**7))
+        started = time.process_time()
+        while time.process_time() - started < 0.15:
+            pass
 
     check(taking(1 << 10), b"")
     with pytest.raises(Broken, match="of memory"):

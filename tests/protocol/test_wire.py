@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import chain, repeat
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ from protocol.wire import (
 
 N = 4096
 RELEASE = "0123456789abcdef"
-LAYOUT = Layout(FAST, 5, 4, 2500)  # two chunks, three blocks of 1,024
-HEAD, FIRST, LAST = 0, 1, 2  # the messages of a question
+LAYOUT = Layout(FAST, 18, 4, 2500)  # five chunks, three blocks of 1,024
+HEAD, FIRST, LAST = 0, 1, 2  # the messages of a question: keys, four chunks, one chunk
 SERVED = IndexDescription("museum", RELEASE, 7, LAYOUT)
 quick = settings(deadline=None)
 thorough = settings(deadline=None, max_examples=300)
@@ -130,12 +131,12 @@ def test_a_description_comes_back(
 
 
 @pytest.mark.parametrize("preset", [PRIVATE, FAST], ids=lambda preset: str(preset.name))
-@pytest.mark.parametrize(("dim", "width"), [(1, 1), (5, 4), (3, 128)])
+@pytest.mark.parametrize(("dim", "width"), [(1, 1), (5, 1), (5, 4), (3, 128), (32, 4)])
 def test_a_question_comes_back(preset: Preset, dim: int, width: int) -> None:
     described = IndexDescription("museum", RELEASE, 7, Layout(preset, dim, width, 9))
     public_keys, chunks = question(described.layout)
     sent = [one.SerializeToString() for one in score_requests(described, public_keys, chunks)]
-    assert len(sent) == 1 + described.layout.chunks
+    assert len(sent) == 1 + ceil(described.layout.chunks / 4)
     assert max(map(len, sent)) <= longest_request(described.layout)
     keys, got = parsed(map(pb.ScoreRequest.FromString, sent), described)
     assert all(same(a, b) for a, b in zip(keys, public_keys, strict=True))
@@ -226,7 +227,7 @@ REQUESTS: dict[str, tuple[Callable[[Messages], object], type[ProtocolError]]] = 
     "no public keys": (lambda m: m[HEAD].head.ClearField("public_keys"), MalformedMessage),
     "a public key too few": (lambda m: m[HEAD].head.public_keys.pop(), MalformedMessage),
     "a public key too many": (
-        lambda m: m[HEAD].head.public_keys.add(c0=m[FIRST].chunk.c0, seed=b"s" * 64),
+        lambda m: m[HEAD].head.public_keys.add(c0=m[FIRST].chunks[0].c0, seed=b"s" * 64),
         MalformedMessage,
     ),
     "no messages": (lambda m: m.clear(), MalformedMessage),
@@ -242,13 +243,30 @@ REQUESTS: dict[str, tuple[Callable[[Messages], object], type[ProtocolError]]] = 
     "a chunk too few": (lambda m: m.pop(), MalformedMessage),
     "a chunk too many": (
         lambda m: m.append(
-            pb.ScoreRequest(chunk=pb.SeededCiphertext(c0=m[LAST].chunk.c0, seed=b"s" * 64))
+            pb.ScoreRequest(chunks=[{"c0": m[LAST].chunks[0].c0, "seed": b"s" * 64}])
         ),
         MalformedMessage,
     ),
-    "an empty chunk": (lambda m: m[LAST].chunk.Clear(), MalformedMessage),
+    "an empty chunk": (lambda m: m[LAST].chunks[0].Clear(), MalformedMessage),
+    "a chunk too few amid them": (lambda m: m[FIRST].chunks.pop(), MalformedMessage),
+    "a chunk too many at the end": (
+        lambda m: m[LAST].chunks.add(c0=m[LAST].chunks[0].c0, seed=b"s" * 64),
+        MalformedMessage,
+    ),
+    "five chunks in a message": (
+        lambda m: m[FIRST].chunks.append(m.pop(LAST).chunks[0]),
+        MalformedMessage,
+    ),
+    "chunks beside the head": (
+        lambda m: m[HEAD].MergeFrom(m.pop(FIRST)),
+        MalformedMessage,
+    ),
+    "the head beside chunks": (
+        lambda m: m[FIRST].MergeFrom(m[HEAD]),
+        MalformedMessage,
+    ),
     "a seed twice among chunks": (
-        lambda m: setattr(m[LAST].chunk, "seed", m[FIRST].chunk.seed),
+        lambda m: setattr(m[LAST].chunks[0], "seed", m[FIRST].chunks[1].seed),
         MalformedMessage,
     ),
     "a seed twice among public keys": (
@@ -256,7 +274,7 @@ REQUESTS: dict[str, tuple[Callable[[Messages], object], type[ProtocolError]]] = 
         MalformedMessage,
     ),
     "the seed of the public key": (
-        lambda m: setattr(m[LAST].chunk, "seed", m[HEAD].head.public_keys[0].seed),
+        lambda m: setattr(m[LAST].chunks[0], "seed", m[HEAD].head.public_keys[0].seed),
         MalformedMessage,
     ),
 }
@@ -286,8 +304,8 @@ def test_a_wrong_ciphertext_is_refused(where: str, wrong: str) -> None:
     messages = requests()
     ciphertexts = {
         "public key": messages[HEAD].head.public_keys[1],
-        "first chunk": messages[FIRST].chunk,
-        "last chunk": messages[LAST].chunk,
+        "first chunk": messages[FIRST].chunks[0],
+        "last chunk": messages[LAST].chunks[-1],
     }
     parsed(messages)
     CIPHERTEXTS[wrong](ciphertexts[where])
@@ -309,12 +327,13 @@ def test_a_wrong_question_is_refused(wrong: str) -> None:
 def test_a_refused_message_says_what_was_due() -> None:
     head, first, _ = requests()
     for messages, expected in (
-        ([], "the head of a question comes first, got no more messages"),
-        ([first], "the head of a question comes first, got a message with chunk"),
-        ([head, pb.ScoreRequest()], "chunk 0 of 2 comes next, got a message with nothing"),
-        ([head, first], "chunk 1 of 2 comes next, got no more messages"),
-        ([head, first, head], "chunk 1 of 2 comes next, got a message with head"),
-        ([*requests(), first], "the question ends after 2 chunks, got a message with chunk"),
+        ([], "a question begins with its head alone, got no more messages"),
+        ([first], "a question begins with its head alone, got 4 chunks"),
+        ([head, pb.ScoreRequest()], "1 to 4 of 5 chunks come next, got 0 chunks"),
+        ([head, first], "1 to 1 of 1 chunks come next, got no more messages"),
+        ([head, first, head], "1 to 1 of 1 chunks come next, got a head and 0 chunks"),
+        ([head, first, first], "1 to 1 of 1 chunks come next, got 4 chunks"),
+        ([*requests(), first], "the question ends after 5 chunks, got 4 chunks"),
     ):
         with pytest.raises(MalformedMessage) as caught:
             parsed(messages)
@@ -327,7 +346,7 @@ def test_each_message_is_checked_before_the_next_is_waited_for() -> None:
 
     def coming(messages: Iterable[pb.ScoreRequest]) -> Iterator[pb.ScoreRequest]:
         for message in messages:
-            taken.append(str(message.WhichOneof("part")))
+            taken.append("head" if message.HasField("head") else "chunks")
             yield message
         taken.append("end")
 
@@ -336,20 +355,20 @@ def test_each_message_is_checked_before_the_next_is_waited_for() -> None:
     assert taken == ["head"]
     for number, chunk in enumerate(chunks):
         assert same(chunk, question()[1][number])
-        assert taken == ["head", *["chunk"] * (number + 1)]
-    assert taken == ["head", "chunk", "chunk", "end"]
+        assert taken == ["head", *["chunks"] * (number // 4 + 1)]
+    assert taken == ["head", "chunks", "chunks", "end"]
 
     taken.clear()
     messages = requests()
-    messages[FIRST].chunk.c0 = b""
+    messages[FIRST].chunks[0].c0 = b""
     with pytest.raises(MalformedMessage):
         parsed(coming(messages))
-    assert taken == ["head", "chunk"]
+    assert taken == ["head", "chunks"]
 
 
 def test_the_largest_residue_is_taken_where_the_modulus_is_refused() -> None:
     messages = requests()
-    chunk = messages[FIRST].chunk
+    chunk = messages[FIRST].chunks[0]
     chunk.c0 = with_residue(chunk.c0, 17, FAST.moduli[0] - 1)
     _, chunks = parsed(messages)
     assert chunks[0].c0[0, 17] == FAST.moduli[0] - 1
@@ -363,10 +382,10 @@ def test_residues_are_held_against_the_prime_that_they_are_under() -> None:
     assert first < second
     messages = requests()
     zeros = pack(np.zeros(N, np.uint32), first)
-    messages[FIRST].chunk.c0 = zeros + pack(residues, second)
+    messages[FIRST].chunks[0].c0 = zeros + pack(residues, second)
     _, chunks = parsed(messages)
     assert chunks[0].c0[1, 5] == first
-    messages[FIRST].chunk.c0 = pack(residues, second) + zeros
+    messages[FIRST].chunks[0].c0 = pack(residues, second) + zeros
     with pytest.raises(MalformedMessage, match=f"below {first}"):
         parsed(messages)
 
@@ -472,7 +491,7 @@ def test_a_question_whose_ciphertexts_are_empty_takes_no_memory() -> None:
         parsed(messages)
     messages = requests()
     _, chunks = parse_score_requests(messages, SERVED)
-    messages[FIRST].chunk.c0 = b""
+    messages[FIRST].chunks[0].c0 = b""
     with at_most(100_000), pytest.raises(MalformedMessage):
         next(chunks)
 

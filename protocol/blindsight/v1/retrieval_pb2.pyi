@@ -83,33 +83,31 @@ Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
 
 @_typing.final
 class ScoreRequest(_message.Message):
-    """ScoreRequest is one message of an encrypted question: first its head, then each of its d1 chunks."""
+    """ScoreRequest is one message of an encrypted question: first its head, then runs of its d1 chunks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEAD_FIELD_NUMBER: _builtins.int
-    CHUNK_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def head(self) -> Global___QuestionHead:
-        """head comes first, and once."""
+        """head is in the first message, and nothing else is."""
 
     @_builtins.property
-    def chunk(self) -> Global___SeededCiphertext:
-        """chunk is the next encrypted chunk of the question, in order."""
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeededCiphertext]:
+        """chunks are the next encrypted chunks, in order, 1 to 4 of them in every other message."""
 
     def __init__(
         self,
         *,
         head: Global___QuestionHead | None = ...,
-        chunk: Global___SeededCiphertext | None = ...,
+        chunks: _abc.Iterable[Global___SeededCiphertext] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "head", b"head", "part", b"part"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "head", b"head", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "head", b"head"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["head", "chunk"]  # noqa: Y015
-    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
 

@@ -64,8 +64,8 @@ class RetrievalServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request_iterator, context):
-        """Score answers one encrypted question, a message a ciphertext, with encrypted scores, a message
-        a run of blocks.
+        """Score answers one encrypted question, a run of chunks a message, with encrypted scores, a run
+        of blocks a message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,8 +36,8 @@ class RetrievalStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.DescribeRequest, _retrieval_pb2.DescribeResponse]
     """Describe says what is served, so that every later length is known before it is sent."""
     Score: _grpc.StreamStreamMultiCallable[_retrieval_pb2.ScoreRequest, _retrieval_pb2.ScoreResponse]
-    """Score answers one encrypted question, a message a ciphertext, with encrypted scores, a message
-    a run of blocks.
+    """Score answers one encrypted question, a run of chunks a message, with encrypted scores, a run
+    of blocks a message.
     """
     Fetch: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.FetchRequest, _retrieval_pb2.FetchResponse]
     """Fetch returns what the institution releases of the items asked for."""
@@ -50,8 +50,8 @@ class RetrievalAsyncStub(RetrievalStub):
     Describe: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.DescribeRequest, _retrieval_pb2.DescribeResponse]  # type: ignore[assignment]
     """Describe says what is served, so that every later length is known before it is sent."""
     Score: _aio.StreamStreamMultiCallable[_retrieval_pb2.ScoreRequest, _retrieval_pb2.ScoreResponse]  # type: ignore[assignment]
-    """Score answers one encrypted question, a message a ciphertext, with encrypted scores, a message
-    a run of blocks.
+    """Score answers one encrypted question, a run of chunks a message, with encrypted scores, a run
+    of blocks a message.
     """
     Fetch: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.FetchRequest, _retrieval_pb2.FetchResponse]  # type: ignore[assignment]
     """Fetch returns what the institution releases of the items asked for."""
@@ -73,8 +73,8 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_retrieval_pb2.ScoreRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_retrieval_pb2.ScoreResponse], _abc.AsyncIterator[_retrieval_pb2.ScoreResponse]]:
-        """Score answers one encrypted question, a message a ciphertext, with encrypted scores, a message
-        a run of blocks.
+        """Score answers one encrypted question, a run of chunks a message, with encrypted scores, a run
+        of blocks a message.
         """
 
     @_abc_1.abstractmethod
