@@ -103,17 +103,28 @@ def writing(where: Path) -> Iterator[None]:
         raise storage_error(where, error, "what was written is harmless") from error
 
 
-def check_file(path: Path, limit: int, hint: str) -> None:
+def read_bounded(path: Path, limit: int, hint: str) -> bytes:
+    """Read a file of at most ``limit`` bytes; raise what ``check_file`` does.
+
+    Python sets aside what it is asked to read, so it is asked for no more than is there.
+    """
+    size = check_file(path, limit, hint)
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def check_file(path: Path, limit: int, hint: str) -> int:
     """Look before opening: a pipe would block, a huge file would fill the memory.
 
-    Raises :class:`DataError` with ``hint`` for anything but a file of at most ``limit`` bytes,
-    OSError for one that is not there.
+    Returns the size in bytes. Raises :class:`DataError` with ``hint`` for anything but a file of
+    at most ``limit`` bytes, OSError for one that is not there.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path}: expected a file, got a folder or a device", hint)
     if status.st_size > limit:
         raise DataError(f"{path}: expected at most {limit:,} bytes, got {status.st_size:,}", hint)
+    return status.st_size
 
 
 def storage_error(path: Path | str, error: OSError, left: str | None = None) -> StorageError:

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from client.institution.formats.checks import is_regular, wrong
 from protocol.errors import DataError
-from protocol.files import check_file
+from protocol.files import check_file, read_bounded
 
 SOURCE_BYTES = 512 << 20
 LINE_BYTES = 1 << 20
@@ -77,9 +77,7 @@ def decode_object(content: bytes, where: str) -> dict[str, Any]:
 def read_object(path: Path) -> dict[str, Any]:
     """A file that is one JSON object of at most JSON_BYTES and JSON_VALUES, or DataError."""
     try:
-        check_file(path, JSON_BYTES, _SMALLER)
-        with path.open("rb") as file:
-            content = file.read(JSON_BYTES)
+        content = read_bounded(path, JSON_BYTES, _SMALLER)
     except OSError as error:
         raise _unreadable(path, error) from error
     # Two bytes may become an object of a hundred: counted before they are.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from client.institution.formats import shard
 from client.institution.formats.checks import is_regular
-from protocol.files import check_file
+from protocol.files import read_bounded
 
 IMAGE_BYTES = 64 << 20
 IMAGE_PIXELS = 40_000_000
@@ -20,9 +20,7 @@ def read_stored(path: Path) -> bytes:
     place = _in_shard(path)
     if place is not None:
         return shard.read_member(*place, IMAGE_BYTES)
-    check_file(path, IMAGE_BYTES, "store the image smaller, as JPEG or PNG")
-    with path.open("rb") as file:
-        return file.read(IMAGE_BYTES)
+    return read_bounded(path, IMAGE_BYTES, "store the image smaller, as JPEG or PNG")
 
 
 def is_stored(path: Path) -> bool:
