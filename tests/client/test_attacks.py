@@ -498,7 +498,8 @@ def ciphertexts(
     messages: list[pb.ScoreRequest],
 ) -> tuple[list[pb.SeededCiphertext], list[pb.SeededCiphertext]]:
     """The public keys and the chunks of a question."""
-    return list(messages[0].head.public_keys), [chunk for one in messages[1:] for chunk in one.chunks]
+    chunks = [chunk for message in messages[1:] for chunk in message.chunks]
+    return list(messages[0].head.public_keys), chunks
 
 
 def honest_messages() -> tuple[list[pb.ScoreRequest], IndexDescription]:
