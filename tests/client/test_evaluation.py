@@ -45,7 +45,7 @@ Gallery = tuple[np.ndarray, np.ndarray, list[set[int]]]
 class Letters:
     """Embeds by the first letter, or the first pixel."""
 
-    image_size = 1
+    fit = (1, None, "bicubic")
 
     def texts(self, texts: list[str]) -> np.ndarray:
         return np.eye(26, dtype=np.float32)[[ord(text[0]) - 97 for text in texts]]

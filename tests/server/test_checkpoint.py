@@ -1,5 +1,6 @@
 """A run that is killed and resumed ends with the same model, to the bit."""
 
+import contextlib
 import json
 import os
 import random
@@ -126,7 +127,8 @@ def _killed_at_random(
         if stdout.readline().startswith("ended"):
             return None
     time.sleep(choose.uniform(0, 0.08))
-    os.kill(process, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it was faster
+        os.kill(process, signal.SIGKILL)
     model = None
     while not (line := stdout.readline()).startswith("ended"):
         if line.startswith("model"):

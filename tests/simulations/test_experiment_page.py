@@ -11,7 +11,6 @@ import pytest
 from protocol.errors import StorageError
 from protocol.model.settings import TrainingSettings
 from simulations.experiment.comparison import Comparison
-from simulations.experiment.experiment import Measured
 from simulations.experiment.findings import Findings
 from simulations.experiment.page import render, write_page
 from simulations.experiment.settings import ExperimentSettings
@@ -289,10 +288,11 @@ def test_the_command_has_what_was_set_and_no_more(
         data=Path("my pictures"), local=False, out=Path("out"), learning_rate=None
     )
     findings = Findings(settings, TrainingSettings(), 10, (4, 9))
-    findings.add_central(0, Measured(scores(0.5)))
+    findings.add_central(0, scores(0.5))
     report: Any = type("Report", (), {"institutions": (), "dropped": (), "number": 1})()
     report.seconds, report.bytes_up, report.bytes_down = 1.0, 2, 3
-    findings.add("iid", 0, {}, Measured(scores(0.4)), {}, [report])
+    findings.add("iid", 0, {}, scores(0.4), {}, [report])
+    Path("out").mkdir()
     found = findings.finish(Path("out")).data
     assert found["command"].startswith("blindsight experiment ")
     words = set(found["command"].split(" --")[1:])
