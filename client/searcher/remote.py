@@ -3,7 +3,6 @@
 import secrets
 import time
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 
 import grpc
 import numpy as np
@@ -96,21 +95,15 @@ class RemoteInstitution:
         key = scheme.keygen(layout.preset)
         public_keys = key.public_keys(layout.public_keys)
         now = traffic.clock("keygen", now)
-        # gRPC takes requests in a thread of its own, and drops the error if that fails there: so
-        # they are made here, and that thread waits for them.
-        made: SimpleQueue[pb.ScoreRequest | None] = SimpleQueue()
-        call = self._stub.Score(iter(made.get, None), timeout=self._timeout)
+        # All of them before the first is sent: SEAL holds the interpreter's lock, and a thread that
+        # sends meanwhile makes encryption slower by more than the institution's head start saves.
+        chunks = key.encrypt_query(polynomials)
+        requests = list(wire.score_requests(described, public_keys, chunks))
+        traffic.upload_bytes += sum(request.ByteSize() for request in requests)
+        now = traffic.clock("encrypt", now)
         scores, next_block = [], 0
+        call = self._stub.Score(iter(requests), timeout=self._timeout)
         try:
-            # Sent as they are encrypted, while the institution expands those before.
-            chunks = key.encrypt_query(polynomials)
-            for request in wire.score_requests(described, public_keys, chunks):
-                traffic.upload_bytes += request.ByteSize()
-                made.put(request)
-                if not call.is_active():
-                    break
-            made.put(None)
-            now = traffic.clock("encrypt", now)
             # Decrypted as they come, while the institution works on the rest.
             for message in call:
                 traffic.download_bytes += message.ByteSize()
@@ -123,7 +116,6 @@ class RemoteInstitution:
             raise error_from_rpc(error, self.name) from error
         finally:
             call.cancel()  # of no effect where it has ended
-            made.put(None)
         if next_block != layout.blocks:
             raise MalformedMessage(f"{layout.blocks} blocks are due, got {next_block}")
         traffic.clock("answer", now)

@@ -293,17 +293,6 @@ def test_what_fails_while_encrypting_reaches_the_caller_as_it_is(wide) -> None:
     remote.close()
 
 
-def test_nothing_more_is_encrypted_for_who_has_refused(wide) -> None:
-    one, slow, traffic = wide, Failing(None), Traffic()
-    remote = one.connect()
-    described = remote.describe(RELEASE)
-    stale = replace(described, epoch=7)
-    with pytest.raises(EpochMismatch):
-        remote.score(stale, one.embeddings[0], slow, traffic)
-    assert 1 <= slow.encrypted < described.layout.chunks
-    remote.close()
-
-
 def test_every_millisecond_is_booked_once(wide) -> None:
     """Encrypting takes what it takes, and only what is left to wait for then is waiting."""
     one, slow, traffic = wide, Failing(None), Traffic()
