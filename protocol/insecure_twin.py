@@ -5,7 +5,6 @@ test sees the protocol's logic alone. Never send anything of value through it.
 """
 
 import secrets
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +29,11 @@ class _ZeroKey(SecretKey):
         self._ring = ring(preset.ring_degree, preset.data_moduli)
 
     def public_keys(self, count: int) -> list[Seeded]:
-        return list(self.encrypt_query(np.zeros((count, self._ring.degree), np.int64)))
+        return self.encrypt_query(np.zeros((count, self._ring.degree), np.int64))
 
-    def encrypt_query(self, polynomials: NDArray[np.int64]) -> Iterator[Seeded]:
-        for polynomial in polynomials:
-            yield Seeded(self._ring.encode(polynomial), secrets.token_bytes(SEED_BYTES))
+    def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
+        encoded = self._ring.encode(polynomials)
+        return [Seeded(c0, secrets.token_bytes(SEED_BYTES)) for c0 in encoded]
 
     def decrypt_scores(self, layout: Layout, reply: EncryptedScores) -> NDArray[np.float64]:
         modulus = layout.preset.reply_modulus

@@ -5,7 +5,6 @@ and sends the same messages, so that every protocol test runs with and without e
 The institution's side needs no scheme: its arithmetic is the same for both.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,8 +52,8 @@ class SecretKey(Protocol):
     def public_keys(self, count: int) -> list[Seeded]:
         """Encrypt zero ``count`` times: with these an institution re-randomises its reply."""
 
-    def encrypt_query(self, polynomials: NDArray[np.int64]) -> Iterator[Seeded]:
-        """Encrypt coefficients int64 [d1, N], one ciphertext each, as it is asked for."""
+    def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
+        """Encrypt coefficients int64 [d1, N], one ciphertext each."""
 
     def decrypt_scores(self, layout: Layout, reply: EncryptedScores) -> NDArray[np.float64]:
         """Decrypt m blocks to scores float64 [m, N/d2].

@@ -4,9 +4,7 @@ Lengths follow from the described layout and are compared before anything is all
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -25,16 +23,10 @@ MAX_POSITIONS = 200
 MAX_ITEMS = 1 << 27
 """Items in one index that a searcher believes in: some 2 GB of reply."""
 
-RUN_CHUNKS = 4
-"""Chunks in one message at most. One a message would be waited for less, but each message costs
-a searcher some 0.2 ms: gRPC's threads take the interpreter from the one that encrypts."""
-
 NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
 """What an institution can be called: fit for a folder, a certificate and a log."""
 
 _RELEASE = re.compile(r"[0-9a-f]{16}")
-_FRAMING = 4096
-"""Bytes that names, tags and lengths in a message do not exceed."""
 
 
 @dataclass(frozen=True)
@@ -82,95 +74,57 @@ class IndexDescription:
         return cls(message.institution, message.release_id, message.epoch, layout)
 
 
-def score_requests(
-    described: IndexDescription, public_keys: Sequence[Seeded], chunks: Iterable[Seeded]
-) -> Iterator[pb.ScoreRequest]:
-    """Yield the messages of one encrypted question: its head, then runs of chunks as they come."""
-    layout = described.layout
-    head = pb.QuestionHead(
+def score_request(
+    described: IndexDescription, public_keys: list[Seeded], chunks: list[Seeded]
+) -> pb.ScoreRequest:
+    """Return the message of one encrypted question."""
+    return pb.ScoreRequest(
         release_id=described.release_id,
         epoch=described.epoch,
-        preset=layout.preset.name,
-        public_keys=[_ciphertext(key, layout) for key in public_keys],
+        preset=described.layout.preset.name,
+        public_keys=[_ciphertext(key, described.layout) for key in public_keys],
+        chunks=[_ciphertext(chunk, described.layout) for chunk in chunks],
     )
-    yield pb.ScoreRequest(head=head)
-    coming = iter(chunks)
-    while run := [_ciphertext(chunk, layout) for chunk in islice(coming, RUN_CHUNKS)]:
-        yield pb.ScoreRequest(chunks=run)
 
 
-def longest_request(layout: Layout) -> int:
-    """Return the bytes that no right message of a question exceeds."""
-    ciphertexts = max(layout.public_keys, RUN_CHUNKS)
-    return ciphertexts * (sum(layout.ciphertext_lengths) + SEED_BYTES) + _FRAMING
-
-
-def parse_score_requests(
-    messages: Iterable[pb.ScoreRequest], served: IndexDescription
-) -> tuple[list[Seeded], Iterator[Seeded]]:
+def parse_score_request(
+    message: pb.ScoreRequest, served: IndexDescription
+) -> tuple[list[Seeded], list[Seeded]]:
     """Check an encrypted question against the index served; return public keys and chunks.
 
-    The head is taken from ``messages`` and checked now; each of the d1 chunks as it is asked
-    for, and after the last one that no message follows. Either raises
-    :class:`MalformedMessage`, the head also :class:`ReleaseMismatch` or :class:`EpochMismatch`.
+    Raises :class:`ReleaseMismatch`, :class:`EpochMismatch` or :class:`MalformedMessage`.
     """
-    coming = iter(messages)
-    first = next(coming, None)
-    if first is None or not first.HasField("head") or first.chunks:
-        raise MalformedMessage(f"a question begins with its head alone, got {_carried(first)}")
-    seeds: set[bytes] = set()
-    public_keys = _parse_head(first.head, served, seeds)
-    return public_keys, _parse_chunks(coming, served.layout, seeds)
-
-
-def _parse_head(head: pb.QuestionHead, served: IndexDescription, seeds: set[bytes]) -> list[Seeded]:
-    if head.release_id != served.release_id:
+    if message.release_id != served.release_id:
         raise ReleaseMismatch(
-            f"the question was embedded with release {head.release_id[:32]!r}, the index holds "
+            f"the question was embedded with release {message.release_id[:32]!r}, the index holds "
             f"release {served.release_id!r}",
             "Search with the release that the institution serves.",
         )
-    if head.epoch != served.epoch:
+    if message.epoch != served.epoch:
         raise EpochMismatch(
-            f"the question is for epoch {head.epoch}, the index is at epoch {served.epoch}",
+            f"the question is for epoch {message.epoch}, the index is at epoch {served.epoch}",
             "Describe the index again and repeat the question.",
         )
-    if head.preset != served.layout.preset.name:
+    if message.preset != served.layout.preset.name:
         raise MalformedMessage(
             f"the index is packed under preset {served.layout.preset.name!r}, the question is "
-            f"encrypted under {head.preset[:32]!r}"
+            f"encrypted under {message.preset[:32]!r}"
         )
-    if len(head.public_keys) != served.layout.public_keys:
+    if len(message.chunks) != served.layout.chunks:
         raise MalformedMessage(
-            f"a question has {served.layout.public_keys} public keys, got {len(head.public_keys)}"
+            f"a question has {served.layout.chunks} chunks, got {len(message.chunks)}"
         )
-    return [_parse_ciphertext(key, served.layout, seeds) for key in head.public_keys]
-
-
-def _parse_chunks(
-    coming: Iterator[pb.ScoreRequest], layout: Layout, seeds: set[bytes]
-) -> Iterator[Seeded]:
-    left = layout.chunks
-    while left:
-        message, most = next(coming, None), min(left, RUN_CHUNKS)
-        if message is None or message.HasField("head") or not 1 <= len(message.chunks) <= most:
-            raise MalformedMessage(
-                f"1 to {most} of {left} chunks come next, got {_carried(message)}"
-            )
-        left -= len(message.chunks)
-        for chunk in message.chunks:
-            yield _parse_ciphertext(chunk, layout, seeds)
-    if (message := next(coming, None)) is not None:
+    if len(message.public_keys) != served.layout.public_keys:
         raise MalformedMessage(
-            f"the question ends after {layout.chunks} chunks, got {_carried(message)}"
+            f"a question has {served.layout.public_keys} public keys, "
+            f"got {len(message.public_keys)}"
         )
-
-
-def _carried(message: pb.ScoreRequest | None) -> str:
-    if message is None:
-        return "no more messages"
-    head = "a head and " if message.HasField("head") else ""
-    return f"{head}{len(message.chunks)} chunks"
+    public_keys = [_parse_ciphertext(key, served.layout) for key in message.public_keys]
+    chunks = [_parse_ciphertext(chunk, served.layout) for chunk in message.chunks]
+    seeds = {ciphertext.seed for ciphertext in [*public_keys, *chunks]}
+    if len(seeds) != len(public_keys) + len(chunks):
+        raise MalformedMessage("every ciphertext has a seed of its own, got one twice")
+    return public_keys, chunks
 
 
 def score_response(layout: Layout, scores: EncryptedScores) -> pb.ScoreResponse:
@@ -224,13 +178,9 @@ def _ciphertext(ciphertext: Seeded, layout: Layout) -> pb.SeededCiphertext:
     return pb.SeededCiphertext(c0=b"".join(packed), seed=ciphertext.seed)
 
 
-def _parse_ciphertext(message: pb.SeededCiphertext, layout: Layout, seeds: set[bytes]) -> Seeded:
-    """Check one ciphertext of a question whose ``seeds`` so far are these; its own is added."""
+def _parse_ciphertext(message: pb.SeededCiphertext, layout: Layout) -> Seeded:
     if len(message.seed) != SEED_BYTES:
         raise MalformedMessage(f"a seed has {SEED_BYTES} bytes, got {len(message.seed)}")
-    if message.seed in seeds:
-        raise MalformedMessage("every ciphertext has a seed of its own, got one twice")
-    seeds.add(message.seed)
     lengths = layout.ciphertext_lengths
     if len(message.c0) != sum(lengths):
         raise MalformedMessage(f"c0 takes {sum(lengths)} bytes, got {len(message.c0)}")

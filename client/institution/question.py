@@ -1,6 +1,6 @@
 """Encrypted questions, expanded to the form that the kernels read, one alone or several at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -18,10 +18,8 @@ from protocol.seeds import expand
 class Question:
     """One encrypted question to a packed index."""
 
-    def __init__(
-        self, layout: Layout, public_keys: Sequence[Seeded], chunks: Iterable[Seeded]
-    ) -> None:
-        """Expand the seeds of what ``protocol.wire`` has checked, each chunk as it comes."""
+    def __init__(self, layout: Layout, public_keys: list[Seeded], chunks: list[Seeded]) -> None:
+        """Expand the seeds of what ``protocol.wire`` has checked."""
         preset = layout.preset
         self._layout = layout
         self._ring = ring(preset.ring_degree, preset.data_moduli)

@@ -13,7 +13,7 @@ under load the index is read from memory once for up to eight of them.
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
@@ -48,15 +48,15 @@ class Scorer:
 
     def score(
         self,
-        public_keys: Sequence[Seeded],
-        chunks: Iterable[Seeded],
+        public_keys: list[Seeded],
+        chunks: list[Seeded],
         active: Callable[[], bool] = lambda: True,
     ) -> Iterator[EncryptedScores]:
         """Yield the encrypted scores of all blocks, in order, a run of blocks at a time.
 
-        ``public_keys`` and the d1 ``chunks`` are checked by ``protocol.wire``; ``a`` is expanded
-        here from their seeds, while the chunks come in. Work stops soon after ``active()`` turns
-        false or the iterator is closed. At most one whole reply waits in memory for a slow reader.
+        ``public_keys`` and the d1 ``chunks`` have been checked by ``protocol.wire``; ``a`` is
+        expanded here from their seeds. Work stops soon after ``active()`` turns false or the
+        iterator is closed. At most one whole reply waits in memory for a slow reader.
         """
         asked = _Asked(Question(self.layout, public_keys, chunks), active)
         with self._lock:

@@ -1,29 +1,26 @@
 """Runs an institution's service until it is told to stop."""
 
-from __future__ import annotations  # grpc's types are generic in its stubs only
-
 import json
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any
 
 import grpc
 
 from client.institution.index import Index
 from client.institution.selfcheck import self_check
-from client.institution.servicer import WORKERS, RetrievalServicer
+from client.institution.servicer import RetrievalServicer
 from client.institution.settings import ServiceSettings
-from protocol import wire
 from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
 from protocol.credentials import Credentials
 from protocol.errors import ServiceError
 from protocol.grpc_errors import ErrorInterceptor
 
+_WORKERS = 8
 _GRACE_SECONDS = 5.0
+_MESSAGE_MARGIN = 4096
 
 
 class Service:
@@ -35,11 +32,13 @@ class Service:
         self_check(index)
         self._servicer = RetrievalServicer(settings, index)
         # A longer message is refused by gRPC before it is held in memory.
-        limit = wire.longest_request(index.layout)
+        layout = index.layout
+        framing = 64 * (layout.chunks + layout.public_keys)
+        limit = layout.upload_bytes + framing + _MESSAGE_MARGIN
         self._server = grpc.server(
-            ThreadPoolExecutor(WORKERS, "serve"),
-            interceptors=[_StreamedErrors()],
-            maximum_concurrent_rpcs=4 * WORKERS,
+            ThreadPoolExecutor(_WORKERS, "serve"),
+            interceptors=[ErrorInterceptor()],
+            maximum_concurrent_rpcs=4 * _WORKERS,
             options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", limit)],
         )
         rpc.add_RetrievalServicer_to_server(self._servicer, self._server)
@@ -54,32 +53,13 @@ class Service:
             ) from error
         self.address = f"{settings.host}:{port}"
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> "Service":
         self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.stop(_GRACE_SECONDS).wait()
         self._servicer.close()
-
-
-class _StreamedErrors(ErrorInterceptor):
-    """Answers the errors of a call with a stream of requests as it does those of any other."""
-
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handler of one call; a stream of requests is passed on as if it were one."""
-        handler = continuation(handler_call_details)
-        if handler is None or not handler.request_streaming:
-            return super().intercept_service(lambda _: handler, handler_call_details)
-        single: Any = grpc.unary_stream_rpc_method_handler(handler.stream_stream)  # type: ignore[arg-type]
-        wrapped: Any = super().intercept_service(lambda _: single, handler_call_details)
-        return grpc.stream_stream_rpc_method_handler(
-            wrapped.unary_stream, handler.request_deserializer, handler.response_serializer
-        )
 
 
 def serve(settings: ServiceSettings, while_stdin_is_open: bool = False) -> None:

@@ -7,7 +7,6 @@ secret key itself is never saved, and its handle can be neither printed nor pick
 
 import os
 import struct
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -62,16 +61,18 @@ class SealKey(SecretKey):
             saved = [file.save(self._encryptor.encrypt_zero_symmetric()) for _ in range(count)]
         return [self._seeded(ciphertext) for ciphertext in saved]
 
-    def encrypt_query(self, polynomials: NDArray[np.int64]) -> Iterator[Seeded]:
-        """Encrypt coefficients int64 [d1, N] symmetrically, one by one; about 1.4 ms each."""
+    def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
+        """Encrypt coefficients int64 [d1, N] symmetrically; about 2 ms each."""
         residues = self._ring.encode(polynomials)
         scale = 2.0**self._preset.query_scale_bits
         head = _PLAINTEXT.pack(_id(self._context.first_parms_id()), residues[0].size, scale)
         with _MemoryFile() as file:
+            ciphertexts = []
             for chunk in residues:
                 plaintext = seal.Plaintext()
                 file.load(plaintext, self._context, head + _array(chunk))
-                yield self._seeded(file.save(self._encryptor.encrypt_symmetric(plaintext)))
+                ciphertexts.append(file.save(self._encryptor.encrypt_symmetric(plaintext)))
+        return [self._seeded(ciphertext) for ciphertext in ciphertexts]
 
     def decrypt_scores(self, layout: Layout, reply: EncryptedScores) -> NDArray[np.float64]:
         """Decrypt m blocks; raise :class:`MalformedMessage` if SEAL refuses one."""

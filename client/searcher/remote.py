@@ -22,11 +22,7 @@ _MAX_CAPTION_CHARACTERS = 2000
 
 @dataclass
 class Traffic:
-    """What one question to one institution cost: bytes, and milliseconds by phase.
-
-    ``encrypt`` is until the last chunk is handed over, ``answer`` what is then waited for: that an
-    institution works during ``encrypt`` shows in neither.
-    """
+    """What one question to one institution cost: bytes, and milliseconds by phase."""
 
     upload_bytes: int = 0
     download_bytes: int = 0
@@ -91,21 +87,17 @@ class RemoteInstitution:
         it. The searcher learns one score for each item, and nothing else of an embedding.
         """
         layout, now = described.layout, time.perf_counter()
-        polynomials = layout.question_polynomials(question)
         key = scheme.keygen(layout.preset)
         public_keys = key.public_keys(layout.public_keys)
         now = traffic.clock("keygen", now)
-        # All of them before the first is sent: SEAL holds the interpreter's lock, and a thread that
-        # sends meanwhile makes encryption slower by more than the institution's head start saves.
-        chunks = key.encrypt_query(polynomials)
-        requests = list(wire.score_requests(described, public_keys, chunks))
-        traffic.upload_bytes += sum(request.ByteSize() for request in requests)
+        chunks = key.encrypt_query(layout.question_polynomials(question))
+        request = wire.score_request(described, public_keys, chunks)
+        traffic.upload_bytes += request.ByteSize()
         now = traffic.clock("encrypt", now)
         scores, next_block = [], 0
-        call = self._stub.Score(iter(requests), timeout=self._timeout)
         try:
             # Decrypted as they come, while the institution works on the rest.
-            for message in call:
+            for message in self._stub.Score(request, timeout=self._timeout):
                 traffic.download_bytes += message.ByteSize()
                 reply = wire.parse_score_response(message, layout, next_block)
                 now = traffic.clock("answer", now)
@@ -114,8 +106,6 @@ class RemoteInstitution:
                 now = traffic.clock("decrypt", now)
         except grpc.RpcError as error:
             raise error_from_rpc(error, self.name) from error
-        finally:
-            call.cancel()  # of no effect where it has ended
         if next_block != layout.blocks:
             raise MalformedMessage(f"{layout.blocks} blocks are due, got {next_block}")
         traffic.clock("answer", now)

@@ -43,13 +43,13 @@ class Engine:
         question, parse to mask, by the service's own scorer on its threads.
         """
         layout, traffic = self._served.layout, Traffic()
-        key, requests = self._encrypt(question, traffic)
+        key, request = self._encrypt(question, traffic)
         now = time.perf_counter()
-        asked = Question(layout, *self._parse(requests))
+        asked = Question(layout, *self._parse(request))
         traffic.clock("parse", now)
         replies = list(self._answer(asked, traffic))
         now = time.perf_counter()
-        for _ in self._scorer.score(*self._parse(requests)):
+        for _ in self._scorer.score(*self._parse(request)):
             pass
         now = traffic.clock("server", now)
         scores = _decrypt(key, layout, replies)
@@ -58,8 +58,8 @@ class Engine:
 
     def scan(self, question: NDArray[np.float32]) -> float:
         """Return the seconds that the scan alone takes on all threads, once warm."""
-        _, requests = self._encrypt(question, Traffic())
-        asked = Question(self._served.layout, *self._parse(requests))
+        _, request = self._encrypt(question, Traffic())
+        asked = Question(self._served.layout, *self._parse(request))
         for _ in range(2):
             since = time.perf_counter()
             for _ in self._pool.map(lambda run: len(asked.multiply(run)), self._runs()):
@@ -71,23 +71,18 @@ class Engine:
         self._scorer.close()
         self._pool.shutdown()
 
-    def _encrypt(
-        self, question: NDArray[np.float32], traffic: Traffic
-    ) -> tuple[SecretKey, list[bytes]]:
+    def _encrypt(self, question: NDArray[np.float32], traffic: Traffic) -> tuple[SecretKey, bytes]:
         layout, now = self._served.layout, time.perf_counter()
         key = SealScheme().keygen(layout.preset)
         public_keys = key.public_keys(layout.public_keys)
         now = traffic.clock("keygen", now)
         chunks = key.encrypt_query(layout.question_polynomials(question))
-        requests = [
-            request.SerializeToString()
-            for request in wire.score_requests(self._served, public_keys, chunks)
-        ]
+        request = wire.score_request(self._served, public_keys, chunks).SerializeToString()
         traffic.clock("encrypt", now)
-        return key, requests
+        return key, request
 
-    def _parse(self, requests: list[bytes]) -> tuple[list[Seeded], Iterator[Seeded]]:
-        return wire.parse_score_requests(map(pb.ScoreRequest.FromString, requests), self._served)
+    def _parse(self, request: bytes) -> tuple[list[Seeded], list[Seeded]]:
+        return wire.parse_score_request(pb.ScoreRequest.FromString(request), self._served)
 
     def _answer(self, asked: Question, traffic: Traffic) -> Iterator[bytes]:
         layout, now = self._served.layout, time.perf_counter()

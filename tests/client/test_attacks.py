@@ -20,7 +20,7 @@ from protocol.packing import Layout
 from protocol.params import PRIVATE
 from protocol.ring import U32, ring
 from protocol.scheme import EncryptedScores, Seeded
-from protocol.wire import IndexDescription, parse_score_requests, score_requests
+from protocol.wire import IndexDescription, parse_score_request, score_request
 from tests.client.lattice import solve
 from tests.client.oracle import (
     Integers,
@@ -62,7 +62,7 @@ def without(mask: Mask, *parts: str) -> Mask:
 
 def encrypted(key: SealKey, polynomials: Integers) -> list[Seeded]:
     """Encrypt integers of any size modulo Q [d1, N]: what no honest encoder makes."""
-    zeros = list(key.encrypt_query(np.zeros(polynomials.shape, np.int64)))
+    zeros = key.encrypt_query(np.zeros(polynomials.shape, np.int64))
     added = ntt_form(polynomials, PRIVATE)
     total = [
         (zero.c0.astype(np.uint64) + one) % RING.moduli[:, None]
@@ -109,7 +109,7 @@ def divisible(key: SealKey, polynomials: NDArray[np.int64]) -> tuple[list[Seeded
     In one question of 30,000 some residue of ``a`` is 0: that one is asked again.
     """
     while True:
-        chunks = list(key.encrypt_query(polynomials))
+        chunks = key.encrypt_query(polynomials)
         known = pair(chunks[0], PRIVATE)[1, 0]
         if known.all():
             return chunks, known
@@ -202,7 +202,7 @@ def test_rounding_alone_is_no_defence(sparse: U32) -> None:
     What bounds it is the mask, u * a + e1 for every key: c1' is then an RLWE sample.
     """
     key = SealKey(PRIVATE)
-    chunks = list(key.encrypt_query(SPARSE.question_polynomials(unit_vectors(1, 8)[0])))
+    chunks = key.encrypt_query(SPARSE.question_polynomials(unit_vectors(1, 8)[0]))
     bare, real = cosines_from_c1(sparse, key.public_keys(SPARSE.public_keys), chunks)
     assert bare > 0.99
     assert real < 0.1
@@ -216,7 +216,7 @@ def test_replies_share_no_mask(sparse: U32) -> None:
     key = SealKey(PRIVATE)
     keys = key.public_keys(SPARSE.public_keys)
     polynomials = SPARSE.question_polynomials(unit_vectors(1, 8)[0])
-    chunks = [list(key.encrypt_query(polynomials)) for _ in range(2)]
+    chunks = [key.encrypt_query(polynomials) for _ in range(2)]
     questions = [Question(SPARSE, keys, one) for one in chunks]
     first, second = (pair(one[0], PRIVATE)[1].astype(np.int64) for one in chunks)
     known = ((first - second) % RING.moduli.astype(np.int64)[:, None]).astype(np.uint32)
@@ -247,7 +247,7 @@ def test_slot_leak(blocks: U32, items: Items) -> None:
     """
     key, first = SealKey(PRIVATE), items[:128]
     asked = LAYOUT.question_polynomials(np.eye(1, 32, dtype=np.float32)[0])
-    chunks = list(key.encrypt_query(asked))
+    chunks = key.encrypt_query(asked)
     keys = key.public_keys(WHOLE.public_keys)
     question = Question(LAYOUT, keys[:2], chunks)
     sums = question.multiply(blocks[:1])
@@ -470,45 +470,30 @@ def test_public_keys_of_one_seed_would_unmask_a_reply(seeds: int, exposed: bool)
 @pytest.mark.parametrize("kind", ["public_keys", "chunks"])
 def test_a_seed_of_another_length_is_refused(length: int, kind: str) -> None:
     """A seed is all that the searcher says of ``a``; of another length it says more, or less."""
-    messages, described = honest_messages()
-    parse(messages, described)
-    ciphertexts(messages)[kind == "chunks"][0].seed = bytes(length)
+    message, described = honest_message()
+    parse_score_request(message, described)
+    getattr(message, kind)[0].seed = bytes(length)
     with pytest.raises(MalformedMessage, match="a seed has 64 bytes"):
-        parse(messages, described)
+        parse_score_request(message, described)
 
 
 @pytest.mark.parametrize(("one", "other"), [((0, 0), (0, 1)), ((0, 0), (1, 0)), ((1, 0), (1, 1))])
 def test_a_seed_twice_is_refused(one: tuple[int, int], other: tuple[int, int]) -> None:
     """Twice among keys unmasks a reply (above). A key's seed on a chunk makes c1 = (p + u) * a:
     no attack is known, but masks and question are then not independent, as the bound assumes."""
-    messages, described = honest_messages()
-    found = ciphertexts(messages)
-    found[one[0]][one[1]].seed = found[other[0]][other[1]].seed
+    message, described = honest_message()
+    ciphertexts = (message.public_keys, message.chunks)
+    ciphertexts[one[0]][one[1]].seed = ciphertexts[other[0]][other[1]].seed
     with pytest.raises(MalformedMessage, match="a seed of its own"):
-        parse(messages, described)
+        parse_score_request(message, described)
 
 
-def parse(messages: list[pb.ScoreRequest], described: IndexDescription) -> None:
-    """Take all of a question, as an institution does."""
-    _, chunks = parse_score_requests(messages, described)
-    assert len(list(chunks)) == described.layout.chunks
-
-
-def ciphertexts(
-    messages: list[pb.ScoreRequest],
-) -> tuple[list[pb.SeededCiphertext], list[pb.SeededCiphertext]]:
-    """The public keys and the chunks of a question."""
-    chunks = [chunk for message in messages[1:] for chunk in message.chunks]
-    return list(messages[0].head.public_keys), chunks
-
-
-def honest_messages() -> tuple[list[pb.ScoreRequest], IndexDescription]:
+def honest_message() -> tuple[pb.ScoreRequest, IndexDescription]:
     layout = Layout(PRIVATE, 64, 32, 128)
     described = IndexDescription("museum", "0123456789abcdef", 1, layout)
     key = SealKey(PRIVATE)
     chunks = key.encrypt_query(layout.question_polynomials(unit_vectors(1, 64)[0]))
-    keys = key.public_keys(layout.public_keys)
-    return list(score_requests(described, keys, chunks)), described
+    return score_request(described, key.public_keys(layout.public_keys), chunks), described
 
 
 # --- replays and mixtures
@@ -540,7 +525,7 @@ def test_replays_lower_the_noise_by_the_root_of_their_number(blocks: U32, items:
 def test_keys_of_one_pair_with_chunks_of_another(blocks: U32, items: Items) -> None:
     """The masks do not cancel under either key: what decrypts is noise, and nothing of items."""
     one, other = SealKey(PRIVATE), SealKey(PRIVATE)
-    chunks = list(one.encrypt_query(LAYOUT.question_polynomials(items[7])))
+    chunks = one.encrypt_query(LAYOUT.question_polynomials(items[7]))
     exact = (items @ items[7]).astype(np.float64)
     mixed = Question(LAYOUT, other.public_keys(2), chunks).answer(blocks, 0)
     for key in (one, other):

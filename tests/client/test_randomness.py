@@ -178,7 +178,7 @@ def test_no_two_blocks_of_any_reply_share_a_mask(tmp_path_factory: pytest.TempPa
     write_packed(path, layout, np.tile(np.eye(32, 128, dtype=np.float32), (64, 1)))
     key = SealScheme().keygen(PRIVATE)
     asked = layout.question_polynomials(np.eye(1, 128, dtype=np.float32)[0])
-    chunks = list(key.encrypt_query(asked))
+    chunks = key.encrypt_query(asked)
     keys, scorer = key.public_keys(layout.public_keys), Scorer(PackedIndex(path), 4)
     replies = [reply.c1 for _ in range(2) for reply in scorer.score(keys, chunks)]
     scorer.close()

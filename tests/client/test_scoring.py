@@ -102,7 +102,7 @@ def test_the_deterministic_part_agrees_with_seal_bit_for_bit(tmp_path: Path) -> 
     items = unit_vectors(100, 24)
     index = packed(tmp_path, layout, items)
     key = SealScheme().keygen(PRIVATE)
-    chunks = list(key.encrypt_query(layout.question_polynomials(items[3])))
+    chunks = key.encrypt_query(layout.question_polynomials(items[3]))
     question = Question(layout, key.public_keys(layout.public_keys), chunks)
     ours = ring(4096, PRIVATE.data_moduli).to_seal_order(question.multiply(index.blocks[:1])[0])
     assert np.array_equal(ours, _sum_of_products_by_seal(layout, items, chunks))
@@ -206,7 +206,7 @@ def test_an_error_in_a_pass_reaches_whoever_asked(tmp_path: Path) -> None:
     layout = Layout(PRIVATE, 8, 64, 64)
     index = packed(tmp_path, layout, unit_vectors(64, 8))
     key, scorer = InsecureTwin().keygen(PRIVATE), Scorer(index, 1)
-    chunks = list(key.encrypt_query(layout.question_polynomials(unit_vectors(1, 8)[0])))
+    chunks = key.encrypt_query(layout.question_polynomials(unit_vectors(1, 8)[0]))
 
     def broken() -> bool:
         raise ConnectionError("gone")

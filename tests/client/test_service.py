@@ -2,11 +2,6 @@
 
 import io
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -14,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.institution import servicer
 from client.institution.index import build_index
 from client.institution.pairs import Pair
 from client.institution.service import Service
@@ -34,9 +28,8 @@ from protocol.errors import (
 )
 from protocol.flags import settings_from_flags
 from protocol.insecure_twin import InsecureTwin
-from protocol.params import Preset
-from protocol.scheme import Scheme, SecretKey
-from protocol.wire import IndexDescription, longest_request, score_requests
+from protocol.scheme import Scheme
+from protocol.wire import score_request
 from simulations.authority import ThrowAwayAuthority
 
 RELEASE = "0123456789abcdef"
@@ -112,16 +105,8 @@ class Raw:
         self.channel = grpc.secure_channel(one.address, known.for_client())
         self.stub = rpc.RetrievalStub(self.channel)
 
-    def score(self, requests: Iterable[pb.ScoreRequest]) -> list[pb.ScoreResponse]:
-        return list(self.stub.Score(iter(requests), timeout=20))
-
-    def question(self) -> list[pb.ScoreRequest]:
-        """A good one."""
-        described = IndexDescription.from_message(self.stub.Describe(pb.DescribeRequest()))
-        layout = described.layout
-        key, vector = InsecureTwin().keygen(layout.preset), np.eye(layout.dim, dtype=np.float32)[0]
-        chunks = key.encrypt_query(layout.question_polynomials(vector))
-        return list(score_requests(described, key.public_keys(layout.public_keys), chunks))
+    def score(self, request: pb.ScoreRequest) -> list[pb.ScoreResponse]:
+        return list(self.stub.Score(request, timeout=20))
 
 
 def refused(call, *arguments) -> tuple[str, str]:
@@ -131,189 +116,50 @@ def refused(call, *arguments) -> tuple[str, str]:
     return caught.value.code().name, code.get("blindsight-code", "")
 
 
-@pytest.fixture
-def wide(institutions: list, tmp_path: Path) -> Iterator:
-    """An institution that is asked in eight chunks."""
-    one, rows = institutions[0], np.eye(40, 1024, dtype=np.float32)
-    build_index(tmp_path / "wide", RELEASE, rows, [Pair("0.png", ("a",))] * len(rows))
-    settings = one.settings.model_copy(update={"index": tmp_path / "wide"})
-    with Service(settings) as service:
-        yield replace(one, settings=settings, embeddings=rows, address=service.address)
-
-
-MALFORMED = ("INVALID_ARGUMENT", "malformed_message")
-
-
-def test_hostile_questions_are_refused_with_their_reason(wide) -> None:
-    raw = Raw(wide)
-    assert raw.score(raw.question())
-
-    def broken(change: Callable[[list[pb.ScoreRequest]], object]) -> list[pb.ScoreRequest]:
-        messages = raw.question()
-        change(messages)
-        return messages
-
-    empty = pb.ScoreRequest(head=pb.QuestionHead())
-    assert refused(raw.score, [empty]) == ("FAILED_PRECONDITION", "release_mismatch")
-    stale = broken(lambda m: setattr(m[0].head, "epoch", 9))
-    assert refused(raw.score, stale) == ("ABORTED", "epoch_mismatch")
-    seed = raw.question()[0].head.public_keys[0].seed
-    for change in (
-        lambda m: setattr(m[0].head, "preset", "fast"),
-        lambda m: setattr(m[1].chunks[0], "c0", m[1].chunks[0].c0[:-1]),
-        lambda m: setattr(m[-1].chunks[-1], "c0", b"\xff" * len(m[-1].chunks[-1].c0)),
-        lambda m: setattr(m[1].chunks[0], "seed", m[0].head.public_keys[0].seed),
-        lambda m: setattr(m[0].head.public_keys[0], "seed", b"short"),
-        lambda m: m.clear(),
-        lambda m: m.insert(0, pb.ScoreRequest()),
-        lambda m: m.insert(1, m[0]),
-        lambda m: m.pop(0),
-        lambda m: m.pop(),
-        lambda m: m[-1].chunks.pop(),
-        lambda m: m.append(pb.ScoreRequest(chunks=[{"c0": m[-1].chunks[0].c0, "seed": seed}])),
-    ):
-        assert refused(raw.score, broken(change)) == MALFORMED
-    assert raw.score(raw.question()), "and the service goes on"
-    raw.channel.close()
-
-
-def test_no_message_is_longer_than_the_longest_right_one(wide) -> None:
-    """A whole question in one message would be; it is refused unread."""
-    raw = Raw(wide)
-    described = IndexDescription.from_message(raw.stub.Describe(pb.DescribeRequest()))
-    longest = longest_request(described.layout)
-    assert longest < described.layout.upload_bytes
-    for place in (0, 1):
-        messages = raw.question()
-        message = messages[place]
-        ciphertext = message.chunks[0] if place else message.head.public_keys[0]
-        ciphertext.c0 += bytes(longest + 1 - message.ByteSize())
-        assert refused(raw.score, messages)[0] == "RESOURCE_EXHAUSTED"
-        ciphertext.c0 = ciphertext.c0[: longest - message.ByteSize() - 1]
-        assert refused(raw.score, messages) == MALFORMED
-    raw.channel.close()
-
-
-class Slow:
-    """Messages of a question, of which all from ``stops`` on never come."""
-
-    def __init__(self, messages: list[pb.ScoreRequest], stops: int) -> None:
-        self._messages, self._stops, self._end = messages, stops, threading.Event()
-
-    def __iter__(self) -> Iterator[pb.ScoreRequest]:
-        yield from self._messages[: self._stops]
-        self._end.wait(20)
-
-    def close(self) -> None:
-        self._end.set()
-
-
-def test_a_question_that_does_not_come_in_time_is_refused(
-    wide, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More silent calls than there are workers: they hold the service up for that time alone."""
-    monkeypatch.setattr(servicer, "QUESTION_SECONDS", 0.5)
-    raw = Raw(wide)
-    good = raw.question()
-    slow = [Slow(good, number % 3) for number in range(servicer.WORKERS + 4)]
-    since = time.monotonic()
-    calls = [raw.stub.Score(iter(one), timeout=20) for one in slow]
-    for call in calls:
-        assert refused(list, call) == MALFORMED
-        assert call.details() == "a question's messages come within 0.5 seconds"
-    assert 0.9 < time.monotonic() - since < 10
-    monkeypatch.setattr(servicer, "QUESTION_SECONDS", 20)
-    with ThreadPoolExecutor(servicer.WORKERS) as pool:
-        assert all(pool.map(raw.score, [good] * 2 * servicer.WORKERS)), "nobody is held any more"
-    for one in slow:
-        one.close()
-    raw.channel.close()
-
-
-def test_a_searcher_who_leaves_amid_a_question_is_forgotten(
-    wide, caplog: pytest.LogCaptureFixture
-) -> None:
-    raw = Raw(wide)
-    good = raw.question()
-    slow = [Slow(good, number % 3) for number in range(2 * servicer.WORKERS)]
-    calls = [raw.stub.Score(iter(one), timeout=20) for one in slow]
-    time.sleep(0.2)
-    for call in calls:
-        call.cancel()
-    since = time.monotonic()
+def test_hostile_questions_are_refused_with_their_reason(served: list) -> None:
+    one = served[0]
+    raw = Raw(one)
+    described = one.connect().describe(RELEASE)
+    key = InsecureTwin().keygen(described.layout.preset)
+    chunks = key.encrypt_query(described.layout.question_polynomials(one.embeddings[0]))
+    good = score_request(described, key.public_keys(described.layout.public_keys), chunks)
     assert raw.score(good)
-    assert time.monotonic() - since < 5
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]
-    for one in slow:
-        one.close()
+
+    def broken(**changes: object) -> pb.ScoreRequest:
+        message = pb.ScoreRequest.FromString(good.SerializeToString())
+        for name, value in changes.items():
+            setattr(message, name, value)
+        return message
+
+    assert refused(raw.score, pb.ScoreRequest()) == ("FAILED_PRECONDITION", "release_mismatch")
+    assert refused(raw.score, broken(epoch=9)) == ("ABORTED", "epoch_mismatch")
+    malformed = ("INVALID_ARGUMENT", "malformed_message")
+    assert refused(raw.score, broken(preset="fast")) == malformed
+    short = broken()
+    short.chunks[0].c0 = short.chunks[0].c0[:-1]
+    assert refused(raw.score, short) == malformed
+    out_of_range = broken()
+    out_of_range.chunks[0].c0 = b"\xff" * len(out_of_range.chunks[0].c0)
+    assert refused(raw.score, out_of_range) == malformed
+    same_seed = broken()
+    same_seed.public_keys[0].seed = same_seed.chunks[0].seed
+    assert refused(raw.score, same_seed) == malformed
+    bad_seed = broken()
+    bad_seed.public_keys[0].seed = b"short"
+    assert refused(raw.score, bad_seed) == malformed
+    enormous = broken()
+    enormous.chunks[0].c0 = bytes(8 << 20)
+    assert refused(raw.score, enormous)[0] == "RESOURCE_EXHAUSTED"
+    assert raw.score(good), "and the service goes on"
     raw.channel.close()
-
-
-class Failing(InsecureTwin):
-    """Its third chunk fails; and how many were encrypted."""
-
-    def __init__(self, error: Exception | None) -> None:
-        self.error, self.encrypted = error, 0
-
-    def keygen(self, preset: Preset) -> SecretKey:
-        key, outer = super().keygen(preset), self
-
-        class Key(type(key)):  # type: ignore[misc]
-            def encrypt_query(self, polynomials):  # type: ignore[no-untyped-def]
-                if len(polynomials) < 3:  # public keys
-                    yield from super().encrypt_query(polynomials)
-                    return
-                for chunk in super().encrypt_query(polynomials):
-                    outer.encrypted += 1
-                    if outer.encrypted == 3 and outer.error:
-                        raise outer.error
-                    time.sleep(0.1)
-                    yield chunk
-
-        return Key(preset)  # type: ignore[no-any-return]
-
-
-def test_what_fails_while_encrypting_reaches_the_caller_as_it_is(wide) -> None:
-    one = wide
-    remote = one.connect()
-    described = remote.describe(RELEASE)
-    remote.score(described, one.embeddings[0], InsecureTwin(), Traffic())
-    before = set(threading.enumerate())
-    for error in (MalformedMessage("no"), ZeroDivisionError("bug")):
-        with pytest.raises(type(error)) as caught:
-            remote.score(described, one.embeddings[0], Failing(error), Traffic())
-        assert caught.value is error
-    for thread in set(threading.enumerate()) - before:
-        thread.join(5)
-        assert not thread.is_alive(), "nothing waits for the chunks that never came"
-    with pytest.raises(UsageError, match="coordinates"):
-        remote.score(described, np.zeros(3, np.float32), InsecureTwin(), Traffic())
-    scores = remote.score(described, one.embeddings[5], InsecureTwin(), Traffic())
-    assert int(scores.argmax()) == 5, "and the connection goes on"
-    remote.close()
-
-
-def test_every_millisecond_is_booked_once(wide) -> None:
-    """Encrypting takes what it takes, and only what is left to wait for then is waiting."""
-    one, slow, traffic = wide, Failing(None), Traffic()
-    remote = one.connect()
-    described = remote.describe(RELEASE)
-    since = time.perf_counter()
-    remote.score(described, one.embeddings[0], slow, traffic)
-    took = 1e3 * (time.perf_counter() - since)
-    booked = traffic.milliseconds
-    assert set(booked) == {"keygen", "encrypt", "answer", "decrypt"}
-    assert took - 50 < sum(booked.values()) <= took
-    assert booked["encrypt"] >= 100 * described.layout.chunks
-    assert booked["answer"] < 50 * described.layout.chunks
-    remote.close()
 
 
 def test_hostile_fetches_are_refused(served: list) -> None:
     raw = Raw(served[0])
+    malformed = ("INVALID_ARGUMENT", "malformed_message")
     for positions in ([], [1, 1], [40], [2**63], list(range(201))):
         request = pb.FetchRequest(epoch=1, positions=positions)
-        assert refused(raw.stub.Fetch, request) == MALFORMED
+        assert refused(raw.stub.Fetch, request) == malformed
     assert refused(raw.stub.Fetch, pb.FetchRequest(epoch=2, positions=[1]))[1] == "epoch_mismatch"
     raw.channel.close()
 
@@ -364,7 +210,7 @@ def test_an_answer_from_an_older_epoch_is_refused(served: list) -> None:
     one = served[0]
     remote = one.connect()
     described = remote.describe(RELEASE)
-    stale = replace(described, epoch=7)
+    stale = type(described)(described.institution, RELEASE, 7, described.layout)
     with pytest.raises(EpochMismatch):
         remote.score(stale, one.embeddings[0], InsecureTwin(), Traffic())
     remote.close()

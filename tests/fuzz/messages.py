@@ -1,10 +1,9 @@
 """Decoders of what comes over the network, and of the residues in it."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from random import Random
 from typing import Any
 
 import grpc
@@ -26,10 +25,9 @@ from simulations.authority import ThrowAwayAuthority
 from tests.fuzz.mutations import of_bytes, of_message
 from tests.fuzz.target import MIB, Target, scratch
 
-LAYOUT = Layout(FAST, 130, 128, 100)
-"""Of two chunks."""
+LAYOUT = Layout(FAST, 8, 128, 100)
 SERVED = IndexDescription("museum", "0123456789abcdef", 7, LAYOUT)
-QUESTION = np.full(LAYOUT.dim, 0.08, np.float32)
+QUESTION = np.full(8, 0.3, np.float32)
 _WIRE = (wire, packing, params, scheme)
 
 
@@ -46,50 +44,16 @@ def key() -> SealKey:
     return SealKey(FAST)
 
 
-def joined(messages: Iterable[bytes]) -> bytes:
-    """Messages of a stream one after the other, four bytes of length before each."""
-    return b"".join(len(one).to_bytes(4, "little") + one for one in messages)
+def score_request(data: bytes) -> None:
+    public_keys, chunks = wire.parse_score_request(parsed(pb.ScoreRequest, data), SERVED)
+    moduli = np.array(FAST.data_moduli, np.uint32)[:, None]
+    assert all((one.c0 < moduli).all() for one in (*public_keys, *chunks))
 
 
-def cut(data: bytes) -> Iterator[bytes]:
-    """The messages that ``joined`` made one of; of any other bytes, some."""
-    while len(data) >= 4:
-        end = 4 + int.from_bytes(data[:4], "little")
-        yield data[4:end]
-        data = data[end:]
-
-
-def of_score_requests(data: bytes, random: Random) -> bytes:
-    """Leave one message out, repeat it, put it elsewhere, or change it."""
-    messages, kind = list(cut(data)), random.randrange(8)
-    if not messages:
-        return of_bytes(data, random)
-    at, to = (random.randrange(len(messages)) for _ in range(2))
-    one = messages.pop(at)
-    if kind == 0:
-        return joined(messages)
-    if kind == 1:
-        return joined([*messages[:at], one, one, *messages[at:]])
-    if kind == 2:
-        return joined([*messages[:to], one, *messages[to:]])
-    changed = of_message(pb.ScoreRequest)(one, random)
-    return joined([*messages[:at], changed, *messages[at:]])
-
-
-def score_requests(data: bytes) -> None:
-    messages = (parsed(pb.ScoreRequest, one) for one in cut(data))
-    public_keys, chunks = wire.parse_score_requests(messages, SERVED)
-    moduli, found = np.array(FAST.data_moduli, np.uint32)[:, None], [*public_keys, *chunks]
-    assert len(found) == LAYOUT.public_keys + LAYOUT.chunks
-    assert len({one.seed for one in found}) == len(found)
-    assert all((one.c0 < moduli).all() for one in found)
-
-
-def score_requests_seeds() -> Sequence[bytes]:
+def score_request_seeds() -> Sequence[bytes]:
     chunks = key().encrypt_query(LAYOUT.question_polynomials(QUESTION))
     public_keys = key().public_keys(LAYOUT.public_keys)
-    messages = wire.score_requests(SERVED, public_keys, chunks)
-    return [joined(one.SerializeToString() for one in messages)]
+    return [wire.score_request(SERVED, public_keys, chunks).SerializeToString()]
 
 
 def score_response(data: bytes) -> None:
@@ -172,7 +136,7 @@ class Liar:
         searcher = Credentials.in_folder(authority.issue("searcher", folder / "searcher"))
         self.answer = b""
         unary = grpc.unary_unary_rpc_method_handler(lambda request, context: self.answer)
-        stream = grpc.stream_stream_rpc_method_handler(lambda asked, context: iter([self.answer]))
+        stream = grpc.unary_stream_rpc_method_handler(lambda request, context: iter([self.answer]))
         handlers = {"Describe": unary, "Fetch": unary, "Score": stream}
         generic = grpc.method_handlers_generic_handler("blindsight.v1.Retrieval", handlers)
         self._server = grpc.server(ThreadPoolExecutor(1), handlers=[generic])
@@ -227,11 +191,11 @@ def _description_seeds() -> Sequence[bytes]:
 _REMOTE = (remote, grpc_errors, *_WIRE)
 _GRPC = 32 * MIB
 """Its buffers and the stacks of its threads."""
-_MESSAGES = LAYOUT.upload_bytes + 4096
+_MESSAGE = LAYOUT.upload_bytes + 4096
 
 TARGETS = {
-    "score_requests": Target(
-        score_requests, score_requests_seeds, of_score_requests, _WIRE, longest=_MESSAGES
+    "score_request": Target(
+        score_request, score_request_seeds, of_message(pb.ScoreRequest), _WIRE, longest=_MESSAGE
     ),
     "score_response": Target(
         score_response, score_response_seeds, of_message(pb.ScoreResponse), _WIRE, longest=64 << 10

@@ -15,7 +15,7 @@ from protocol.packing import Layout
 from protocol.params import FAST, PRESETS, PRIVATE, Preset
 from protocol.plan import Costs, best, plans
 from protocol.scheme import EncryptedScores
-from protocol.wire import IndexDescription, longest_request, score_requests, score_response
+from protocol.wire import IndexDescription, score_request, score_response
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128)
 N = 4096
@@ -156,12 +156,10 @@ def test_byte_counts_are_those_of_what_is_sent(
     described = IndexDescription("museum", "0" * 16, 1, layout)
     key = InsecureTwin().keygen(preset)
     chunks = key.encrypt_query(layout.question_polynomials(vectors(1, dim, 0)[0]))
-    requests = list(score_requests(described, key.public_keys(layout.public_keys), chunks))
-    sent = [*requests[0].head.public_keys, *(one for run in requests[1:] for one in run.chunks)]
+    request = score_request(described, key.public_keys(layout.public_keys), chunks)
+    sent = [*request.public_keys, *request.chunks]
     assert layout.upload_bytes == sum(len(one.c0) + len(one.seed) for one in sent)
-    sizes = [request.ByteSize() for request in requests]
-    assert layout.upload_bytes <= sum(sizes) <= layout.upload_bytes + 16 * (len(sent) + 4)
-    assert max(sizes) <= longest_request(layout)
+    assert layout.upload_bytes <= request.ByteSize() <= layout.upload_bytes + 16 * (len(sent) + 4)
     c0 = np.zeros((layout.blocks, layout.block_items), np.uint32)
     c1 = np.zeros((layout.blocks, N), np.uint32)
     runs = [

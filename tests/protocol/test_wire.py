@@ -1,11 +1,9 @@
 """Messages: valid ones come back, and nothing else gets past the parser."""
 
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from itertools import chain, repeat
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -32,18 +30,16 @@ from protocol.wire import (
     MAX_ITEMS,
     MAX_POSITIONS,
     IndexDescription,
-    longest_request,
     parse_fetch_request,
-    parse_score_requests,
+    parse_score_request,
     parse_score_response,
-    score_requests,
+    score_request,
     score_response,
 )
 
 N = 4096
 RELEASE = "0123456789abcdef"
-LAYOUT = Layout(FAST, 18, 4, 2500)  # five chunks, three blocks of 1,024
-HEAD, FIRST, LAST = 0, 1, 2  # the messages of a question: keys, four chunks, one chunk
+LAYOUT = Layout(FAST, 5, 4, 2500)  # two chunks, three blocks of 1,024
 SERVED = IndexDescription("museum", RELEASE, 7, LAYOUT)
 quick = settings(deadline=None)
 thorough = settings(deadline=None, max_examples=300)
@@ -53,21 +49,14 @@ thorough = settings(deadline=None, max_examples=300)
 def question(layout: Layout = LAYOUT) -> tuple[list[Seeded], list[Seeded]]:
     key = InsecureTwin().keygen(layout.preset)
     vector = np.full(layout.dim, 0.9 / np.sqrt(layout.dim), np.float32)
-    polynomials = layout.question_polynomials(vector)
-    return key.public_keys(layout.public_keys), list(key.encrypt_query(polynomials))
+    return key.public_keys(layout.public_keys), key.encrypt_query(
+        layout.question_polynomials(vector)
+    )
 
 
-def requests() -> list[pb.ScoreRequest]:
+def request() -> pb.ScoreRequest:
     public_keys, chunks = question()
-    return list(score_requests(SERVED, public_keys, chunks))
-
-
-def parsed(
-    messages: Iterable[pb.ScoreRequest], served: IndexDescription = SERVED
-) -> tuple[list[Seeded], list[Seeded]]:
-    """Take a question whole, as an institution does."""
-    public_keys, chunks = parse_score_requests(messages, served)
-    return public_keys, list(chunks)
+    return score_request(SERVED, public_keys, chunks)
 
 
 def scores(first: int = 0, blocks: int = 2, layout: Layout = LAYOUT) -> EncryptedScores:
@@ -131,14 +120,12 @@ def test_a_description_comes_back(
 
 
 @pytest.mark.parametrize("preset", [PRIVATE, FAST], ids=lambda preset: str(preset.name))
-@pytest.mark.parametrize(("dim", "width"), [(1, 1), (5, 1), (5, 4), (3, 128), (32, 4)])
+@pytest.mark.parametrize(("dim", "width"), [(1, 1), (5, 4), (3, 128)])
 def test_a_question_comes_back(preset: Preset, dim: int, width: int) -> None:
     described = IndexDescription("museum", RELEASE, 7, Layout(preset, dim, width, 9))
     public_keys, chunks = question(described.layout)
-    sent = [one.SerializeToString() for one in score_requests(described, public_keys, chunks)]
-    assert len(sent) == 1 + ceil(described.layout.chunks / 4)
-    assert max(map(len, sent)) <= longest_request(described.layout)
-    keys, got = parsed(map(pb.ScoreRequest.FromString, sent), described)
+    sent = score_request(described, public_keys, chunks).SerializeToString()
+    keys, got = parse_score_request(pb.ScoreRequest.FromString(sent), described)
     assert all(same(a, b) for a, b in zip(keys, public_keys, strict=True))
     assert all(same(a, b) for a, b in zip(got, chunks, strict=True))
 
@@ -210,73 +197,37 @@ def test_a_wrong_description_is_refused(wrong: str) -> None:
     assert len(caught.value.message) < 300
 
 
-Messages = list[pb.ScoreRequest]
-REQUESTS: dict[str, tuple[Callable[[Messages], object], type[ProtocolError]]] = {
-    "no release": (lambda m: m[HEAD].head.ClearField("release_id"), ReleaseMismatch),
-    "another release": (lambda m: setattr(m[HEAD].head, "release_id", "f" * 16), ReleaseMismatch),
-    "a huge release": (lambda m: setattr(m[HEAD].head, "release_id", "f" * 10**6), ReleaseMismatch),
-    "no epoch": (lambda m: m[HEAD].head.ClearField("epoch"), EpochMismatch),
-    "an older epoch": (lambda m: setattr(m[HEAD].head, "epoch", 6), EpochMismatch),
-    "a later epoch": (lambda m: setattr(m[HEAD].head, "epoch", 2**64 - 1), EpochMismatch),
-    "no preset": (lambda m: m[HEAD].head.ClearField("preset"), MalformedMessage),
-    "another preset": (lambda m: setattr(m[HEAD].head, "preset", "private"), MalformedMessage),
-    "an unknown preset": (
-        lambda m: setattr(m[HEAD].head, "preset", "x" * 10**6),
-        MalformedMessage,
-    ),
-    "no public keys": (lambda m: m[HEAD].head.ClearField("public_keys"), MalformedMessage),
-    "a public key too few": (lambda m: m[HEAD].head.public_keys.pop(), MalformedMessage),
+def swapped(message: pb.ScoreRequest) -> None:
+    message.chunks[1].seed = message.public_keys[0].seed
+
+
+REQUESTS: dict[str, tuple[Callable[[pb.ScoreRequest], object], type[ProtocolError]]] = {
+    "no release": (lambda m: m.ClearField("release_id"), ReleaseMismatch),
+    "another release": (lambda m: setattr(m, "release_id", "f" * 16), ReleaseMismatch),
+    "a huge release": (lambda m: setattr(m, "release_id", "f" * 10**6), ReleaseMismatch),
+    "no epoch": (lambda m: m.ClearField("epoch"), EpochMismatch),
+    "an older epoch": (lambda m: setattr(m, "epoch", 6), EpochMismatch),
+    "a later epoch": (lambda m: setattr(m, "epoch", 2**64 - 1), EpochMismatch),
+    "no preset": (lambda m: m.ClearField("preset"), MalformedMessage),
+    "another preset": (lambda m: setattr(m, "preset", "private"), MalformedMessage),
+    "an unknown preset": (lambda m: setattr(m, "preset", "x" * 10**6), MalformedMessage),
+    "no public keys": (lambda m: m.ClearField("public_keys"), MalformedMessage),
+    "a public key too few": (lambda m: m.public_keys.pop(), MalformedMessage),
     "a public key too many": (
-        lambda m: m[HEAD].head.public_keys.add(c0=m[FIRST].chunks[0].c0, seed=b"s" * 64),
+        lambda m: m.public_keys.add(c0=m.public_keys[0].c0, seed=b"s" * 64),
         MalformedMessage,
     ),
-    "no messages": (lambda m: m.clear(), MalformedMessage),
-    "an empty head": (lambda m: m[HEAD].head.Clear(), ReleaseMismatch),
-    "a message of nothing": (lambda m: m.insert(FIRST, pb.ScoreRequest()), MalformedMessage),
-    "a message of nothing first": (lambda m: m.insert(HEAD, pb.ScoreRequest()), MalformedMessage),
-    "a message of nothing last": (lambda m: m.append(pb.ScoreRequest()), MalformedMessage),
-    "no head": (lambda m: m.pop(HEAD), MalformedMessage),
-    "the head after a chunk": (lambda m: m.insert(FIRST, m.pop(HEAD)), MalformedMessage),
-    "the head twice": (lambda m: m.insert(FIRST, m[HEAD]), MalformedMessage),
-    "the head again last": (lambda m: m.append(m[HEAD]), MalformedMessage),
-    "no chunks": (lambda m: m.__delitem__(slice(FIRST, None)), MalformedMessage),
-    "a chunk too few": (lambda m: m.pop(), MalformedMessage),
+    "no chunks": (lambda m: m.ClearField("chunks"), MalformedMessage),
+    "a chunk too few": (lambda m: m.chunks.pop(), MalformedMessage),
     "a chunk too many": (
-        lambda m: m.append(
-            pb.ScoreRequest(chunks=[{"c0": m[LAST].chunks[0].c0, "seed": b"s" * 64}])
-        ),
-        MalformedMessage,
-    ),
-    "an empty chunk": (lambda m: m[LAST].chunks[0].Clear(), MalformedMessage),
-    "a chunk too few amid them": (lambda m: m[FIRST].chunks.pop(), MalformedMessage),
-    "a chunk too many at the end": (
-        lambda m: m[LAST].chunks.add(c0=m[LAST].chunks[0].c0, seed=b"s" * 64),
-        MalformedMessage,
-    ),
-    "five chunks in a message": (
-        lambda m: m[FIRST].chunks.append(m.pop(LAST).chunks[0]),
-        MalformedMessage,
-    ),
-    "chunks beside the head": (
-        lambda m: m[HEAD].MergeFrom(m.pop(FIRST)),
-        MalformedMessage,
-    ),
-    "the head beside chunks": (
-        lambda m: m[FIRST].MergeFrom(m[HEAD]),
+        lambda m: m.chunks.add(c0=m.chunks[0].c0, seed=b"s" * 64),
         MalformedMessage,
     ),
     "a seed twice among chunks": (
-        lambda m: setattr(m[LAST].chunks[0], "seed", m[FIRST].chunks[1].seed),
+        lambda m: setattr(m.chunks[0], "seed", m.chunks[1].seed),
         MalformedMessage,
     ),
-    "a seed twice among public keys": (
-        lambda m: setattr(m[HEAD].head.public_keys[1], "seed", m[HEAD].head.public_keys[0].seed),
-        MalformedMessage,
-    ),
-    "the seed of the public key": (
-        lambda m: setattr(m[LAST].chunks[0], "seed", m[HEAD].head.public_keys[0].seed),
-        MalformedMessage,
-    ),
+    "the seed of the public key": (swapped, MalformedMessage),
 }
 
 
@@ -301,76 +252,33 @@ CIPHERTEXTS: dict[str, Callable[[pb.SeededCiphertext], object]] = {
 @pytest.mark.parametrize("where", ["public key", "first chunk", "last chunk"])
 @pytest.mark.parametrize("wrong", CIPHERTEXTS)
 def test_a_wrong_ciphertext_is_refused(where: str, wrong: str) -> None:
-    messages = requests()
+    message = request()
     ciphertexts = {
-        "public key": messages[HEAD].head.public_keys[1],
-        "first chunk": messages[FIRST].chunks[0],
-        "last chunk": messages[LAST].chunks[-1],
+        "public key": message.public_keys[1],
+        "first chunk": message.chunks[0],
+        "last chunk": message.chunks[-1],
     }
-    parsed(messages)
+    parse_score_request(message, SERVED)
     CIPHERTEXTS[wrong](ciphertexts[where])
     with pytest.raises(MalformedMessage):
-        parsed(messages)
+        parse_score_request(message, SERVED)
 
 
 @pytest.mark.parametrize("wrong", REQUESTS)
 def test_a_wrong_question_is_refused(wrong: str) -> None:
     change, expected = REQUESTS[wrong]
-    messages = requests()
-    change(messages)
+    message = request()
+    change(message)
     with pytest.raises(expected) as caught:
-        parsed(messages)
+        parse_score_request(message, SERVED)
     assert type(caught.value) is expected
     assert len(caught.value.message) < 300
 
 
-def test_a_refused_message_says_what_was_due() -> None:
-    head, first, _ = requests()
-    for messages, expected in (
-        ([], "a question begins with its head alone, got no more messages"),
-        ([first], "a question begins with its head alone, got 4 chunks"),
-        ([head, pb.ScoreRequest()], "1 to 4 of 5 chunks come next, got 0 chunks"),
-        ([head, first], "1 to 1 of 1 chunks come next, got no more messages"),
-        ([head, first, head], "1 to 1 of 1 chunks come next, got a head and 0 chunks"),
-        ([head, first, first], "1 to 1 of 1 chunks come next, got 4 chunks"),
-        ([*requests(), first], "the question ends after 5 chunks, got 4 chunks"),
-    ):
-        with pytest.raises(MalformedMessage) as caught:
-            parsed(messages)
-        assert caught.value.message == expected
-
-
-def test_each_message_is_checked_before_the_next_is_waited_for() -> None:
-    """So that what is wrong is refused at once, and never more than a message is held."""
-    taken: list[str] = []
-
-    def coming(messages: Iterable[pb.ScoreRequest]) -> Iterator[pb.ScoreRequest]:
-        for message in messages:
-            taken.append("head" if message.HasField("head") else "chunks")
-            yield message
-        taken.append("end")
-
-    public_keys, chunks = parse_score_requests(coming(requests()), SERVED)
-    assert len(public_keys) == LAYOUT.public_keys
-    assert taken == ["head"]
-    for number, chunk in enumerate(chunks):
-        assert same(chunk, question()[1][number])
-        assert taken == ["head", *["chunks"] * (number // 4 + 1)]
-    assert taken == ["head", "chunks", "chunks", "end"]
-
-    taken.clear()
-    messages = requests()
-    messages[FIRST].chunks[0].c0 = b""
-    with pytest.raises(MalformedMessage):
-        parsed(coming(messages))
-    assert taken == ["head", "chunks"]
-
-
 def test_the_largest_residue_is_taken_where_the_modulus_is_refused() -> None:
-    messages = requests()
-    chunk = messages[FIRST].chunks[0]
-    chunk.c0 = with_residue(chunk.c0, 17, FAST.moduli[0] - 1)
-    _, chunks = parsed(messages)
+    message = request()
+    message.chunks[0].c0 = with_residue(message.chunks[0].c0, 17, FAST.moduli[0] - 1)
+    _, chunks = parse_score_request(message, SERVED)
     assert chunks[0].c0[0, 17] == FAST.moduli[0] - 1
 
 
@@ -380,14 +288,14 @@ def test_residues_are_held_against_the_prime_that_they_are_under() -> None:
     residues = np.zeros(N, np.uint32)
     residues[5] = first
     assert first < second
-    messages = requests()
+    message = request()
     zeros = pack(np.zeros(N, np.uint32), first)
-    messages[FIRST].chunks[0].c0 = zeros + pack(residues, second)
-    _, chunks = parsed(messages)
+    message.chunks[0].c0 = zeros + pack(residues, second)
+    _, chunks = parse_score_request(message, SERVED)
     assert chunks[0].c0[1, 5] == first
-    messages[FIRST].chunks[0].c0 = pack(residues, second) + zeros
+    message.chunks[0].c0 = pack(residues, second) + zeros
     with pytest.raises(MalformedMessage, match=f"below {first}"):
-        parsed(messages)
+        parse_score_request(message, SERVED)
 
 
 RESPONSES: dict[str, Callable[[pb.ScoreResponse], object]] = {
@@ -483,24 +391,14 @@ def test_a_reply_that_claims_much_and_carries_nothing_takes_no_memory() -> None:
             parse_score_response(claim, layout, 0)
 
 
-def test_a_question_whose_ciphertexts_are_empty_takes_no_memory() -> None:
-    messages = requests()
-    for key in messages[HEAD].head.public_keys:
+def test_a_question_whose_chunks_are_empty_takes_no_memory() -> None:
+    message = request()
+    for chunk in message.chunks:
+        chunk.c0 = b""
+    for key in message.public_keys:
         key.c0 = b""
     with at_most(100_000), pytest.raises(MalformedMessage):
-        parsed(messages)
-    messages = requests()
-    _, chunks = parse_score_requests(messages, SERVED)
-    messages[FIRST].chunks[0].c0 = b""
-    with at_most(100_000), pytest.raises(MalformedMessage):
-        next(chunks)
-
-
-def test_messages_without_end_take_no_memory() -> None:
-    """One message more than is due is enough to refuse them all."""
-    head, first, last = requests()
-    with at_most(4_000_000), pytest.raises(MalformedMessage):
-        parsed(chain([head, first, last], repeat(last)))
+        parse_score_request(message, SERVED)
 
 
 # --- arbitrary and mutated bytes
@@ -513,23 +411,14 @@ def parsed_description(data: bytes) -> Any:
     return described
 
 
-def parsed_question(messages: Iterable[pb.ScoreRequest]) -> Any:
-    public_keys, chunks = parsed(messages)
+def parsed_request(data: bytes) -> Any:
+    public_keys, chunks = parse_score_request(pb.ScoreRequest.FromString(data), SERVED)
     ciphertexts = [*public_keys, *chunks]
     assert len({one.seed for one in ciphertexts}) == LAYOUT.chunks + LAYOUT.public_keys
     for ciphertext in ciphertexts:
         assert len(ciphertext.seed) == 64
         assert (ciphertext.c0 < np.array(FAST.data_moduli)[:, None]).all()
     return public_keys, chunks
-
-
-def parsed_head(data: bytes) -> Any:
-    return parsed_question([pb.ScoreRequest.FromString(data), *requests()[FIRST:]])
-
-
-def parsed_chunk(data: bytes) -> Any:
-    head, first, _ = requests()
-    return parsed_question([head, first, pb.ScoreRequest.FromString(data)])
 
 
 def parsed_response(data: bytes) -> Any:
@@ -554,15 +443,14 @@ def parsed_fetch(data: bytes) -> Any:
 def valid() -> dict[Callable[[bytes], Any], bytes]:
     return {
         parsed_description: SERVED.to_message().SerializeToString(),
-        parsed_head: requests()[HEAD].SerializeToString(),
-        parsed_chunk: requests()[LAST].SerializeToString(),
+        parsed_request: request().SerializeToString(),
         parsed_response: response().SerializeToString(),
         parsed_fetch: pb.FetchRequest(epoch=7, positions=range(9)).SerializeToString(),
     }
 
 
 PARSERS = pytest.mark.parametrize(
-    "parse", [parsed_description, parsed_head, parsed_chunk, parsed_response, parsed_fetch]
+    "parse", [parsed_description, parsed_request, parsed_response, parsed_fetch]
 )
 
 
@@ -634,7 +522,7 @@ def test_the_messages_that_are_mutated_are_valid(parse: Callable[[bytes], Any]) 
     assert not refused(parse, valid()[parse])
 
 
-@pytest.mark.parametrize("parse", [parsed_description, parsed_head, parsed_chunk, parsed_response])
+@pytest.mark.parametrize("parse", [parsed_description, parsed_request, parsed_response])
 def test_a_truncated_message_is_refused(parse: Callable[[bytes], Any]) -> None:
     data = valid()[parse]
     for length in {*range(min(200, len(data))), *range(0, len(data), 997), len(data) - 1}:

@@ -83,37 +83,7 @@ Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
 
 @_typing.final
 class ScoreRequest(_message.Message):
-    """ScoreRequest is one message of an encrypted question: first its head, then runs of its d1 chunks."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    HEAD_FIELD_NUMBER: _builtins.int
-    CHUNKS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def head(self) -> Global___QuestionHead:
-        """head is in the first message, and nothing else is."""
-
-    @_builtins.property
-    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeededCiphertext]:
-        """chunks are the next encrypted chunks, in order, 1 to 4 of them in every other message."""
-
-    def __init__(
-        self,
-        *,
-        head: Global___QuestionHead | None = ...,
-        chunks: _abc.Iterable[Global___SeededCiphertext] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "head", b"head"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
-
-@_typing.final
-class QuestionHead(_message.Message):
-    """QuestionHead says what a question is for, and with which keys its reply is masked."""
+    """ScoreRequest is one encrypted question: public keys and d1 ciphertexts, all seeded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -121,6 +91,7 @@ class QuestionHead(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     PRESET_FIELD_NUMBER: _builtins.int
     PUBLIC_KEYS_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
     release_id: _builtins.str
     """release_id is the release that embedded the question."""
     epoch: _builtins.int
@@ -133,6 +104,10 @@ class QuestionHead(_message.Message):
         the chunk width (docs/protocol.md section 6.3).
         """
 
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeededCiphertext]:
+        """chunks are the d1 encrypted chunks of the question, in order."""
+
     def __init__(
         self,
         *,
@@ -140,14 +115,15 @@ class QuestionHead(_message.Message):
         epoch: _builtins.int = ...,
         preset: _builtins.str = ...,
         public_keys: _abc.Iterable[Global___SeededCiphertext] | None = ...,
+        chunks: _abc.Iterable[Global___SeededCiphertext] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "preset", b"preset", "public_keys", b"public_keys", "release_id", b"release_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "epoch", b"epoch", "preset", b"preset", "public_keys", b"public_keys", "release_id", b"release_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___QuestionHead: _TypeAlias = QuestionHead  # noqa: Y015
+Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
 
 @_typing.final
 class SeededCiphertext(_message.Message):

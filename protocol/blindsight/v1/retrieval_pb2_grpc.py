@@ -40,7 +40,7 @@ class RetrievalStub:
                 request_serializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.DescribeResponse.FromString,
                 _registered_method=True)
-        self.Score = channel.stream_stream(
+        self.Score = channel.unary_stream(
                 '/blindsight.v1.Retrieval/Score',
                 request_serializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreResponse.FromString,
@@ -63,9 +63,8 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Score(self, request_iterator, context):
-        """Score answers one encrypted question, a run of chunks a message, with encrypted scores, a run
-        of blocks a message.
+    def Score(self, request, context):
+        """Score answers one encrypted question with encrypted scores, a run of blocks a message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +85,7 @@ def add_RetrievalServicer_to_server(servicer, server):
                     request_deserializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.DescribeRequest.FromString,
                     response_serializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.DescribeResponse.SerializeToString,
             ),
-            'Score': grpc.stream_stream_rpc_method_handler(
+            'Score': grpc.unary_stream_rpc_method_handler(
                     servicer.Score,
                     request_deserializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreRequest.FromString,
                     response_serializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreResponse.SerializeToString,
@@ -136,7 +135,7 @@ class Retrieval:
             _registered_method=True)
 
     @staticmethod
-    def Score(request_iterator,
+    def Score(request,
             target,
             options=(),
             channel_credentials=None,
@@ -146,8 +145,8 @@ class Retrieval:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
+        return grpc.experimental.unary_stream(
+            request,
             target,
             '/blindsight.v1.Retrieval/Score',
             protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreRequest.SerializeToString,

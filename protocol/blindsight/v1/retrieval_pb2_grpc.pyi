@@ -35,10 +35,8 @@ class RetrievalStub:
     def __new__(cls, channel: _aio.Channel) -> RetrievalAsyncStub: ...
     Describe: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.DescribeRequest, _retrieval_pb2.DescribeResponse]
     """Describe says what is served, so that every later length is known before it is sent."""
-    Score: _grpc.StreamStreamMultiCallable[_retrieval_pb2.ScoreRequest, _retrieval_pb2.ScoreResponse]
-    """Score answers one encrypted question, a run of chunks a message, with encrypted scores, a run
-    of blocks a message.
-    """
+    Score: _grpc.UnaryStreamMultiCallable[_retrieval_pb2.ScoreRequest, _retrieval_pb2.ScoreResponse]
+    """Score answers one encrypted question with encrypted scores, a run of blocks a message."""
     Fetch: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.FetchRequest, _retrieval_pb2.FetchResponse]
     """Fetch returns what the institution releases of the items asked for."""
 
@@ -49,10 +47,8 @@ class RetrievalAsyncStub(RetrievalStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.DescribeRequest, _retrieval_pb2.DescribeResponse]  # type: ignore[assignment]
     """Describe says what is served, so that every later length is known before it is sent."""
-    Score: _aio.StreamStreamMultiCallable[_retrieval_pb2.ScoreRequest, _retrieval_pb2.ScoreResponse]  # type: ignore[assignment]
-    """Score answers one encrypted question, a run of chunks a message, with encrypted scores, a run
-    of blocks a message.
-    """
+    Score: _aio.UnaryStreamMultiCallable[_retrieval_pb2.ScoreRequest, _retrieval_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Score answers one encrypted question with encrypted scores, a run of blocks a message."""
     Fetch: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.FetchRequest, _retrieval_pb2.FetchResponse]  # type: ignore[assignment]
     """Fetch returns what the institution releases of the items asked for."""
 
@@ -70,12 +66,10 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Score(
         self,
-        request_iterator: _MaybeAsyncIterator[_retrieval_pb2.ScoreRequest],
+        request: _retrieval_pb2.ScoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_retrieval_pb2.ScoreResponse], _abc.AsyncIterator[_retrieval_pb2.ScoreResponse]]:
-        """Score answers one encrypted question, a run of chunks a message, with encrypted scores, a run
-        of blocks a message.
-        """
+        """Score answers one encrypted question with encrypted scores, a run of blocks a message."""
 
     @_abc_1.abstractmethod
     def Fetch(
