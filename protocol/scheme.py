@@ -36,6 +36,10 @@ class EncryptedScores:
     c1: U32
     """uint32 [m, N], of ``c1_bits`` each"""
 
+    def every(self, step: int, start: int) -> "EncryptedScores":
+        """Return every ``step``-th block from ``start`` on, as views."""
+        return EncryptedScores(self.first_block, self.c0[start::step], self.c1[start::step])
+
     def lifted(self, preset: Preset, modulus: int) -> tuple[U32, U32]:
         """Return c0 and c1 as residues modulo ``modulus``, the nearest to what they say."""
         prime = np.uint64(modulus)

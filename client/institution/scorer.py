@@ -23,7 +23,7 @@ from protocol.packing import Layout
 from protocol.scheme import EncryptedScores, Seeded
 
 RUN_BLOCKS = 8
-"""Blocks in one unit of work and in one message: the question's lines are reused among them."""
+"""Blocks in one unit of work, and in one message, at most: they share the question's lines."""
 
 MAX_TOGETHER = 8
 """Questions in one pass."""
@@ -101,13 +101,13 @@ class Scorer:
         pending: deque[tuple[list[_Asked], Future[list[EncryptedScores]]]] = deque()
         batch = Batch([asked.question for asked in together])
         try:
-            for start in range(0, self.layout.blocks, RUN_BLOCKS):
+            for start, end in _runs(self.layout.blocks):
                 still = [asked for asked in together if asked.waits()]
                 if len(still) < len(together):
                     if not still:
                         return
                     together, batch = still, Batch([asked.question for asked in still])
-                blocks = self._index.blocks[start : start + RUN_BLOCKS]
+                blocks = self._index.blocks[start:end]
                 pending.append((together, self._pool.submit(batch.answer, blocks, start)))
                 if len(pending) > 2 * self._threads:
                     _deliver(*pending.popleft())
@@ -131,6 +131,14 @@ class _Asked:
         """Say whether somebody still waits for the answers; once not, never again."""
         self.left = self.left or not self._active()
         return not self.left
+
+
+def _runs(blocks: int) -> Iterator[tuple[int, int]]:
+    """Cut blocks into runs; the first is half as long, so that a searcher can begin to decrypt."""
+    start, end = 0, RUN_BLOCKS // 2
+    while start < blocks:
+        yield start, min(end, blocks)
+        start, end = end, end + RUN_BLOCKS
 
 
 def _deliver(together: list[_Asked], future: Future[list[EncryptedScores]]) -> None:

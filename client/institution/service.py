@@ -39,7 +39,12 @@ class Service:
             ThreadPoolExecutor(_WORKERS, "serve"),
             interceptors=[ErrorInterceptor()],
             maximum_concurrent_rpcs=4 * _WORKERS,
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", limit)],
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", limit),
+                # A question comes in one flight: gRPC's own window of 64 kB takes a dozen.
+                ("grpc.http2.lookahead_bytes", limit),
+            ],
         )
         rpc.add_RetrievalServicer_to_server(self._servicer, self._server)
         credentials = Credentials.in_folder(settings.credentials).for_server()

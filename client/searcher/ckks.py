@@ -27,12 +27,9 @@ _HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, version 4.3, compress
 _MAGIC, _VERSION, _PLAIN, _ZSTD = 0xA15E, (4, 3), 0, 2
 _CIPHERTEXT = struct.Struct("<32s?QQQdQ")  # parms_id, NTT form, polynomials, N, k, scale, 1
 _PLAINTEXT = struct.Struct("<32sQd")  # parms_id, coefficients, scale
+_COUNT = struct.Struct("<Q")
 _ARRAY = struct.Struct("<16xQ")  # an inner header, then the number of words
-_MAX_SAVED = 1 << 22
-
-_TOGETHER = 2
-"""Blocks of a reply in one ciphertext, each under a data prime of its own: SEAL decrypts prime by
-prime, and most of its time is not the decryption but the call, the file and its compression."""
+_MAX_SAVED = 1 << 20
 
 
 class SealScheme(Scheme):
@@ -49,7 +46,6 @@ class SealKey(SecretKey):
     def __init__(self, preset: Preset) -> None:
         self._preset = preset
         self._ring = ring(preset.ring_degree, preset.data_moduli)
-        self._reply_ring = ring(preset.ring_degree, preset.data_moduli[:_TOGETHER])
         self._context = _context(preset)
         secret = seal.KeyGenerator(self._context).secret_key()
         self._encryptor = seal.Encryptor(self._context, secret)
@@ -70,28 +66,31 @@ class SealKey(SecretKey):
             ciphertexts = []
             for chunk in residues:
                 plaintext = seal.Plaintext()
-                file.load(plaintext, self._context, head + _array(chunk))
+                file.load(plaintext, self._context, head, chunk)
                 ciphertexts.append(file.save(self._encryptor.encrypt_symmetric(plaintext)))
         return [self._seeded(ciphertext) for ciphertext in ciphertexts]
 
     def decrypt_scores(self, layout: Layout, reply: EncryptedScores) -> NDArray[np.float64]:
-        """Decrypt m blocks; raise :class:`MalformedMessage` if SEAL refuses one."""
-        degree, width = self._preset.ring_degree, layout.chunk_width
-        shape = (-(-len(reply.c0) // _TOGETHER), _TOGETHER, degree)
+        """Decrypt m blocks; raise :class:`MalformedMessage` if SEAL refuses one.
+
+        Each data prime of a ciphertext carries a block of its own: SEAL decrypts prime by prime,
+        and most of its time is not the decryption but the call, the file and its compression.
+        """
+        primes, degree, width = self._ring.moduli, self._ring.degree, layout.chunk_width
+        shape = (-(-len(reply.c0) // len(primes)), len(primes), degree)
         pairs = np.zeros((shape[0], 2, *shape[1:]), np.uint32)
-        primes = self._preset.data_moduli[:_TOGETHER]
         for i, prime in enumerate(primes):
-            c0, c1 = (part[i::_TOGETHER] for part in reply.lifted(self._preset, prime))
+            c0, c1 = reply.every(len(primes), i).lifted(self._preset, int(prime))
             pairs[: len(c0), 0, i, width - 1 :: width], pairs[: len(c1), 1, i] = c0, c1
-        self._reply_ring.forward(pairs)
-        parms_id, scale = _level(self._context, _TOGETHER), self._preset.reply_scale
-        head = _CIPHERTEXT.pack(parms_id, True, 2, degree, _TOGETHER, scale, 1)
+        self._ring.forward(pairs)
+        parms_id, scale = _id(self._context.first_parms_id()), self._preset.reply_scale
+        head = _CIPHERTEXT.pack(parms_id, True, 2, degree, len(primes), scale, 1)
         messages = np.empty(shape, np.uint32)
         with _MemoryFile() as file:
             for pair, message in zip(pairs, messages, strict=True):
                 ciphertext, plaintext = seal.Ciphertext(), seal.Plaintext()
                 try:
-                    file.load(ciphertext, self._context, head + _array(pair))
+                    file.load(ciphertext, self._context, head, pair)
                     self._decryptor.decrypt(ciphertext, plaintext)
                 except (RuntimeError, ValueError) as error:
                     raise MalformedMessage(f"a reply cannot be decrypted: {error}") from error
@@ -99,12 +98,12 @@ class SealKey(SecretKey):
                     file.save(plaintext), "<u8", message.size, _PLAINTEXT.size + _ARRAY.size
                 )
                 message[:] = words.reshape(message.shape)
-        self._reply_ring.inverse(messages)
+        self._ring.inverse(messages)
         scores = np.empty((len(reply.c0), layout.block_items))
         for i, prime in enumerate(primes):
-            mine = scores[i::_TOGETHER]
+            mine = scores[i :: len(primes)]
             read = messages[: len(mine), i, width - 1 :: width]
-            mine[:] = scores_from_residues(layout, read, prime)
+            mine[:] = scores_from_residues(layout, read, int(prime))
         return scores
 
     def _seeded(self, saved: bytes) -> Seeded:
@@ -131,51 +130,43 @@ def _context(preset: Preset) -> Any:
     return context
 
 
-def _level(context: Any, primes: int) -> bytes:
-    """Return the id of SEAL's parameters with so many of the data primes, the first ones."""
-    data = context.first_context_data()
-    while data.chain_index() + 1 > primes:
-        data = data.next_context_data()
-    return _id(data.parms_id())
-
-
 def _id(parms_id: list[int]) -> bytes:
     return struct.pack("<4Q", *parms_id)
 
 
-def _array(residues: U32) -> bytes:
-    words = residues.astype("<u8").tobytes()
-    size = _ARRAY.size + len(words)
-    return _HEADER.pack(_MAGIC, 16, *_VERSION, _PLAIN, 0, size) + struct.pack(
-        f"<Q{len(words)}s", residues.size, words
-    )
-
-
 class _MemoryFile:
-    """SEAL's Python interface saves and loads by path only; this path is memory."""
+    """SEAL's Python interface saves and loads by path only; these two paths are memory."""
 
     def __enter__(self) -> "_MemoryFile":
-        self._fd = os.memfd_create("blindsight", os.MFD_CLOEXEC)
+        self._saved = os.memfd_create("saved", os.MFD_CLOEXEC)
+        self._loaded = os.memfd_create("loaded", os.MFD_CLOEXEC)
+        self._size = 0
         self._zstd = zstandard.ZstdDecompressor()
-        self._path = f"/proc/self/fd/{self._fd}"
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        os.close(self._saved)
+        os.close(self._loaded)
 
     def save(self, thing: Any) -> bytes:
         """Return what SEAL saves of ``thing``, decompressed, without its header."""
-        os.ftruncate(self._fd, 0)
-        thing.save(self._path)
-        saved = memoryview(os.pread(self._fd, os.fstat(self._fd).st_size, 0))
+        thing.save(f"/proc/self/fd/{self._saved}")
+        saved = memoryview(os.pread(self._saved, os.fstat(self._saved).st_size, 0))
         compression, body = _HEADER.unpack_from(saved)[4], saved[_HEADER.size :]
         if compression == _ZSTD:
             return self._zstd.decompress(body, max_output_size=_MAX_SAVED)
         return bytes(body)
 
-    def load(self, thing: Any, context: Any, body: bytes) -> None:
-        """Let SEAL load ``thing`` from an uncompressed ``body``."""
-        head = _HEADER.pack(_MAGIC, 16, *_VERSION, _PLAIN, 0, _HEADER.size + len(body))
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, head + body, 0)
-        thing.load(context, self._path)
+    def load(self, thing: Any, context: Any, head: bytes, residues: U32) -> None:
+        """Let SEAL load ``thing``, uncompressed: its ``head``, and then ``residues`` as words."""
+        array = _HEADER.size + len(head)
+        size = array + _ARRAY.size + 8 * residues.size
+        header = _HEADER.pack(_MAGIC, 16, *_VERSION, _PLAIN, 0, size)
+        inner = _HEADER.pack(_MAGIC, 16, *_VERSION, _PLAIN, 0, size - array)
+        if size != self._size:  # a file of the same size keeps its pages: they are written over
+            os.ftruncate(self._loaded, size)
+            self._size = size
+        words = residues.astype("<u8")
+        parts = (header, head, inner, _COUNT.pack(residues.size), words)
+        os.pwritev(self._loaded, parts, 0)
+        thing.load(context, f"/proc/self/fd/{self._loaded}")

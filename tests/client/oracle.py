@@ -10,7 +10,6 @@ from client.searcher.ckks import (
     _CIPHERTEXT,
     _PLAINTEXT,
     SealKey,
-    _array,
     _id,
     _MemoryFile,
 )
@@ -67,7 +66,7 @@ def decrypted(key: SealKey, sums: U32, preset: Preset) -> Integers:
     with _MemoryFile() as file:
         for one, message in zip(sums, messages, strict=True):
             ciphertext, plaintext = seal.Ciphertext(), seal.Plaintext()
-            file.load(ciphertext, key._context, head + _array(one))
+            file.load(ciphertext, key._context, head, one)
             key._decryptor.decrypt(ciphertext, plaintext)
             saved = file.save(plaintext)
             words = np.frombuffer(saved, "<u8", k * degree, _PLAINTEXT.size + _ARRAY.size)
