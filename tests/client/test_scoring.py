@@ -188,7 +188,7 @@ def test_questions_that_wait_share_a_pass_and_get_their_own_answers(tmp_path: Pa
         chunks = key.encrypt_query(layout.question_polynomials(question))
         replies = list(scorer.score(key.public_keys(layout.public_keys), chunks))
         starts = [0, *range(4, layout.blocks, 8)]
-    assert [reply.first_block for reply in replies] == starts
+        assert [reply.first_block for reply in replies] == starts
         return np.concatenate([key.decrypt_scores(layout, one) for one in replies]).reshape(-1)
 
     key = InsecureTwin().keygen(PRIVATE)
