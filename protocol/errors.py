@@ -7,7 +7,9 @@
     │   ├── MalformedMessage  wrong length, count, range or an unset field
     │   ├── UnknownPreset     a parameter set that this side does not speak
     │   ├── ReleaseMismatch   the other side holds another model release
-    │   └── EpochMismatch     the index was rebuilt since it was described
+    │   ├── EpochMismatch     the index was rebuilt since it was described
+    │   └── NotAdmitted       a stranger, a revoked member, or one without that right
+    ├── PolicyError           what this party's own policy does not allow         exit 8
     ├── TrainingError         a round that cannot be used: NaN, no quorum         exit 4
     ├── ServiceError          a service that cannot start, or does not answer     exit 5
     └── StorageError          a disk that is full, a file that is damaged         exit 6
@@ -80,6 +82,21 @@ class EpochMismatch(ProtocolError):
 
     code = "epoch_mismatch"
     status = "ABORTED"
+
+
+class NotAdmitted(ProtocolError):
+    """The roster does not grant this to whoever asks."""
+
+    code = "not_admitted"
+    status = "PERMISSION_DENIED"
+
+
+class PolicyError(BlindsightError):
+    """Something was asked for that this party's own policy does not allow."""
+
+    code = "policy"
+    exit_code = 8
+    status = "PERMISSION_DENIED"
 
 
 class TrainingError(BlindsightError):
