@@ -166,7 +166,7 @@ class _MemoryFile:
         if size != self._size:  # a file of the same size keeps its pages: they are written over
             os.ftruncate(self._loaded, size)
             self._size = size
-        words = residues.astype("<u8")
-        parts = (header, head, inner, _COUNT.pack(residues.size), words)
-        os.pwritev(self._loaded, parts, 0)
+        words = residues.astype("<u8").tobytes()
+        count = _COUNT.pack(residues.size)
+        os.pwritev(self._loaded, [header, head, inner, count, words], 0)
         thing.load(context, f"/proc/self/fd/{self._loaded}")
