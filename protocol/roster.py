@@ -17,7 +17,7 @@ from protocol.identity import Identity, PublicIdentity
 Role = Literal["coordinator", "institution", "searcher"]
 FORMAT = 1
 MAX_MEMBERS = 4096
-_MAX_BYTES = 4 << 20
+MAX_BYTES = 4 << 20
 _PURPOSE = "roster"
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 _HINT = "ask the coordinator for the federation's current roster.json"
@@ -61,8 +61,8 @@ class Roster:
     @classmethod
     def from_json(cls, content: bytes, authority: PublicIdentity) -> "Roster":
         """Read and verify. Raises MalformedMessage, saying what is wrong with it."""
-        if len(content) > _MAX_BYTES:
-            raise MalformedMessage(f"roster: expected at most {_MAX_BYTES:,} bytes", _HINT)
+        if len(content) > MAX_BYTES:
+            raise MalformedMessage(f"roster: expected at most {MAX_BYTES:,} bytes", _HINT)
         try:
             found = json.loads(content)
             signature = bytes.fromhex(found.pop("signature"))
@@ -88,7 +88,7 @@ class Roster:
     def read(cls, path: Path, authority: PublicIdentity) -> "Roster":
         """Read what ``write`` wrote. Raises UsageError if it is not there, MalformedMessage."""
         try:
-            return cls.from_json(read_bounded(path, _MAX_BYTES, _HINT), authority)
+            return cls.from_json(read_bounded(path, MAX_BYTES, _HINT), authority)
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}", _HINT) from error
 

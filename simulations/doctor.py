@@ -5,13 +5,13 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from protocol.errors import BlindsightError
+from protocol.errors import BlindsightError, UsageError
+from protocol.provisioning.preflight import Check
 from protocol.terminal import Outcome
 
 _PACKAGES = {
@@ -37,18 +37,13 @@ class UnhealthyMachine(BlindsightError):
     exit_code = 7
 
 
-@dataclass(frozen=True)
-class Check:
-    """One finding; ``fix`` is empty where all is well."""
+def examine(role: str | None = None, home: Path | None = None) -> Outcome:
+    """Run every check of this machine, and of the party whose folder ``home`` is.
 
-    name: str
-    found: str
-    fix: str = ""
-
-
-def examine() -> Outcome:
-    """Run every check; raise :class:`UnhealthyMachine` if one fails."""
-    checks = [check for look in _LOOKS for check in look()]
+    Raises :class:`UnhealthyMachine` if one fails, UsageError for an unknown role.
+    """
+    party = _party(role, home)
+    checks = [check for look in _LOOKS for check in look()] + party()
     lines = [
         f"{'ok ' if not one.fix else 'BAD'}  {one.name:<22} {one.found}"
         + (f"\n       what to do: {one.fix}" if one.fix else "")
@@ -59,6 +54,39 @@ def examine() -> Outcome:
         raise UnhealthyMachine("\n".join([f"{len(bad)} problems", *lines]), bad[0].fix)
     data = {"checks": [{"name": one.name, "found": one.found} for one in checks]}
     return Outcome("\n".join(lines), data)
+
+
+def _party(role: str | None, home: Path | None) -> Callable[[], list[Check]]:
+    """The checks of a role, from its own room."""
+    if role is None and home is None:
+        return list
+    if home is None or role not in _ROLES:
+        raise UsageError(
+            f"expected --role {', '.join(_ROLES)} together with --home DIR",
+            "Name the role and its folder, or neither.",
+        )
+    return lambda: _ROLES[role](home)
+
+
+def _coordinator(home: Path) -> list[Check]:
+    from server.provisioning.preflight import examine_coordinator
+
+    return examine_coordinator(home)
+
+
+def _institution(home: Path) -> list[Check]:
+    from client.institution.provisioning.preflight import examine_institution
+
+    return examine_institution(home)
+
+
+def _searcher(home: Path) -> list[Check]:
+    from client.searcher.preflight import examine_searcher
+
+    return examine_searcher(home)
+
+
+_ROLES = {"coordinator": _coordinator, "institution": _institution, "searcher": _searcher}
 
 
 def _python() -> list[Check]:

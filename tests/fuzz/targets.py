@@ -1,6 +1,6 @@
 """All targets, by name."""
 
-from tests.fuzz import compression, dicom, files, messages, models, pairs
+from tests.fuzz import compression, dicom, files, messages, models, pairs, provisioning
 
 TARGETS = {
     **messages.TARGETS,
@@ -9,4 +9,5 @@ TARGETS = {
     **dicom.TARGETS,
     **models.TARGETS,
     **compression.TARGETS,
+    **provisioning.TARGETS,
 }

@@ -18,6 +18,8 @@ GOLDEN = {
     "UnknownPreset": ("ProtocolError", "unknown_preset", 3, "FAILED_PRECONDITION"),
     "ReleaseMismatch": ("ProtocolError", "release_mismatch", 3, "FAILED_PRECONDITION"),
     "EpochMismatch": ("ProtocolError", "epoch_mismatch", 3, "ABORTED"),
+    "NotAdmitted": ("ProtocolError", "not_admitted", 3, "PERMISSION_DENIED"),
+    "PolicyError": ("BlindsightError", "policy", 8, "PERMISSION_DENIED"),
     "TrainingError": ("BlindsightError", "training", 4, "FAILED_PRECONDITION"),
     "ServiceError": ("BlindsightError", "service", 5, "UNAVAILABLE"),
     "StorageError": ("BlindsightError", "storage", 6, "INTERNAL"),

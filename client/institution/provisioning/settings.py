@@ -1,0 +1,31 @@
+"""What institution.toml says: where this institution's things are. What it allows: policy.toml."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from client.institution.settings import Releasable
+from protocol.provisioning.toml_settings import Endpoint, Host, Name, Port, TomlSettings
+
+
+class InstitutionSettings(TomlSettings):
+    """Relative folders are relative to the institution's own."""
+
+    name: Name = Field(description="This institution's name in the federation.")
+    coordinator: Endpoint = Field(description="HOST:PORT of the coordinator.")
+    data: Path = Field(default=Path("data"), description="The folder with images and captions.")
+    index: Path = Field(
+        default=Path("index"), description="The folder of the index; searched where it is there."
+    )
+    release: tuple[Releasable, ...] = Field(
+        default=(), description='What searchers may fetch of an item: "thumbnail", "caption".'
+    )
+    service_host: Host = Field(
+        default="127.0.0.1", description="The address on which searchers are answered."
+    )
+    service_port: Port = Field(
+        default=9443, description="The port on which searchers are answered."
+    )
+    node_port: Port = Field(
+        default=18100, description="A port on loopback for the training node's own processes."
+    )
