@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.ntt import U32
+from protocol.compiled import kernel
 from protocol.packing import Layout
 from protocol.params import Preset
 
@@ -42,12 +43,19 @@ class EncryptedScores:
 
     def lifted(self, preset: Preset, modulus: int) -> tuple[U32, U32]:
         """Return c0 and c1 as residues modulo ``modulus``, the nearest to what they say."""
-        prime = np.uint64(modulus)
-        c0, c1 = (
-            ((words * prime + np.uint64(1 << bits - 1)) >> np.uint64(bits)).astype(np.uint32)
-            for words, bits in ((self.c0, preset.c0_bits), (self.c1, preset.c1_bits))
-        )
+        parts = ((self.c0, preset.c0_bits), (self.c1, preset.c1_bits))
+        c0, c1 = (_lift(words, np.uint64(modulus), np.uint64(bits)) for words, bits in parts)
         return c0, c1
+
+
+@kernel
+def _lift(words, modulus, bits):  # type: ignore[no-untyped-def]
+    """uint32 [m, n] of so many ``bits`` to the nearest multiples of modulus / 2^bits."""
+    lifted, half = np.empty(words.shape, np.uint32), np.uint64(1) << (bits - np.uint64(1))
+    for i in range(words.shape[0]):
+        for j in range(words.shape[1]):
+            lifted[i, j] = (np.uint64(words[i, j]) * modulus + half) >> bits
+    return lifted
 
 
 class SecretKey(Protocol):

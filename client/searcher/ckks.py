@@ -166,7 +166,7 @@ class _MemoryFile:
         if size != self._size:  # a file of the same size keeps its pages: they are written over
             os.ftruncate(self._loaded, size)
             self._size = size
-        words = residues.astype("<u8").tobytes()
+        words = residues.astype("<u8").data.cast("B")
         count = _COUNT.pack(residues.size)
         os.pwritev(self._loaded, [header, head, inner, count, words], 0)
         thing.load(context, f"/proc/self/fd/{self._loaded}")
