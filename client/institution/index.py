@@ -42,7 +42,11 @@ _SMALL_BYTES = 1 << 16
 
 
 class Index:
-    """One epoch of an index, opened read-only."""
+    """One epoch of an index, opened read-only.
+
+    ``Index(root)`` opens the current epoch and stays on it; ``is_current`` tells whether a newer
+    one is there, to be opened beside it; ``close()`` lets go of this one.
+    """
 
     def __init__(self, root: Path) -> None:
         """Open the current epoch in ``root``; raise :class:`StorageError` if it is not whole."""
@@ -53,7 +57,23 @@ class Index:
             self.layout = self.manifest.layout
         except (OSError, ValueError, BlindsightError) as error:
             raise StorageError(f"there is no usable index in {root}: {error}", REBUILD) from error
-        self._folder = folder
+        self._root, self._folder = root, folder
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this epoch is still the one to serve: one small file is read.
+
+        False too where that file is gone or damaged: opening the index anew says what is wrong.
+        """
+        try:
+            return int(_small_text(self._root / "current")) == self.manifest.epoch
+        except (OSError, ValueError, BlindsightError):
+            return False
+
+    def close(self) -> None:
+        """Let go of what is mapped; what a caller still holds of it stays mapped until then."""
+        for name in ("_store", "packed"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def _store(self) -> faiss.Index:

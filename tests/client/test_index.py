@@ -64,6 +64,20 @@ def test_a_new_build_is_a_new_epoch_beside_the_old_one(tmp_path: Path) -> None:
     assert old.embeddings().shape == (30, 8), "the old epoch can still be read"
 
 
+def test_an_open_index_knows_of_a_newer_epoch(tmp_path: Path) -> None:
+    old = build(tmp_path)
+    assert old.is_current
+    new = build(tmp_path, seed=1)
+    assert (old.is_current, new.is_current) == (False, True)
+    blocks = old.packed.blocks
+    first = blocks[0].copy()
+    old.close()
+    old.close()
+    assert np.array_equal(blocks[0], first), "who still scores is not disturbed"
+    (tmp_path / "current").unlink()
+    assert not new.is_current
+
+
 @pytest.mark.parametrize("goal", ["bytes", "latency"])
 @pytest.mark.parametrize("costs", [None, Costs(1.0, 1000.0), Costs(1000.0, 1.0)])
 def test_it_is_packed_as_was_planned(tmp_path: Path, goal: str, costs: Costs | None) -> None:
