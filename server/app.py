@@ -2,8 +2,10 @@
 
 Run-config: the keys of TrainingSettings; ``releases``, the folder that the finished model is
 written to; ``checkpoints``, the folder that every round is saved in (either left out or empty:
-nothing is written); ``resume``, true to go on after the last round saved there; and the encoders
-that the run builds on, by the keys of ``protocol.model.pretrained``.
+nothing is written); ``resume``, true to go on after the last round saved there; ``roster``, the
+file that says who is an institution, and ``identity``, the folder with the key of the authority
+that signed it (secure aggregation needs both); and the encoders that the run builds on, by the keys
+of ``protocol.model.pretrained``.
 """
 
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, MetricRecord, UserConfig
 from flwr.serverapp import Grid, ServerApp
 
+from protocol.certificates import Certificate
 from protocol.errors import UsageError
 from protocol.model.adapters import merge
 from protocol.model.pretrained import EncoderChoice, Pretrained
@@ -22,6 +25,7 @@ from protocol.model.release import write_release
 from protocol.model.settings import TrainingSettings
 from protocol.model.statistics import RECORD
 from protocol.model.update import arrays_of, pack
+from protocol.roster import Roster
 from server.coordinator import OnRound, coordinate
 
 app = ServerApp()
@@ -48,7 +52,9 @@ def main(grid: Grid, context: Context) -> None:
     if dim is None:  # `flwr run`: the encoders that are named say what the towers are
         settings = replace(settings, towers=held.settings)
     model = held.agree(settings.towers).start(settings)
-    result = coordinate(grid, settings, _on_round.get(), checkpoints, resume, model)
+    result = coordinate(
+        grid, settings, _on_round.get(), checkpoints, resume, model, _roster(config)
+    )
     context.state["arrays"] = pack(arrays_of(result.model))
     context.state["recalls"] = MetricRecord(dict(result.recalls))
     if result.statistics is not None:
@@ -56,6 +62,13 @@ def main(grid: Grid, context: Context) -> None:
     if releases is not None:
         release = write_release(releases, merge(result.model), result.metrics)
         context.state["release"] = ConfigRecord({"release-id": release.release_id})
+
+
+def _roster(config: UserConfig) -> Roster | None:
+    identity, roster = _folder(config, "identity"), _folder(config, "roster")
+    if identity is None or roster is None:
+        return None
+    return Roster.read(roster, Certificate.load(identity / "authority.pem").identity)
 
 
 def _folder(config: UserConfig, key: str) -> Path | None:

@@ -3,9 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from protocol.errors import MalformedMessage
+from protocol.model.update import Arrays
 from server.optimisers import Moments
 from server.replies import Update
+
+#: Of a small weight the step of a sum is not small beside it.
+_ROUNDING = 1e-3
 
 
 def mean_change(updates: Sequence[Update]) -> Moments:
@@ -22,3 +28,28 @@ def mean_change(updates: Sequence[Update]) -> Moments:
         for name, values in update.change.items():
             mean[name] += values.astype(np.float64) * (weight / total)
     return mean
+
+
+def mean_of_sum(
+    summed: npt.NDArray[np.float64], weight: float, like: Arrays, clipping_range: float
+) -> Moments:
+    """The same mean from the masked sum of weight times change; ``weight`` is the sum of weights.
+
+    ``summed`` is float64 [p], in the order of the sorted names of ``like``. Raises
+    MalformedMessage when it is not what institutions that clip can have sent.
+    """
+    if not weight > 0:
+        raise MalformedMessage("the sum of weights is not above 0: an institution broke the rules")
+    mean = summed / weight
+    if mean.size and not np.abs(mean).max() <= clipping_range * (1 + _ROUNDING):
+        raise MalformedMessage(
+            f"the masked mean is beyond the clipping range of {clipping_range:g}: an institution "
+            "broke the rules, or its masks are not those that it shared"
+        )
+    found: Moments = {}
+    start = 0
+    for name in sorted(like):
+        end = start + like[name].size
+        found[name] = mean[start:end].reshape(like[name].shape)
+        start = end
+    return {name: found[name] for name in like}

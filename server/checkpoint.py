@@ -123,22 +123,34 @@ class Checkpoints:
             )
 
     def _manifest(self) -> _Manifest | None:
-        path = self._folder / MANIFEST
-        try:
-            check_file(path, MANIFEST_BYTES, _HINT)
-            found = _Manifest.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StorageError(f"{path} cannot be read: {error.strerror}", _HINT) from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise StorageError(f"{path}: {where} {first['msg']:.200}", _HINT) from error
-        numbers = [report.number for report in found.reports]
-        if numbers != list(range(1, len(numbers) + 1)):
-            raise StorageError(f"{path}: its reports are not of the rounds 1, 2, 3, ...", _HINT)
-        return found
+        return _read_manifest(self._folder / MANIFEST)
+
+
+def history(folder: Path) -> tuple[RoundReport, ...]:
+    """The rounds of the run in a folder of checkpoints, for whoever watches it; none before one.
+
+    Raises StorageError when the checkpoint is damaged.
+    """
+    manifest = _read_manifest(folder / MANIFEST)
+    return () if manifest is None else manifest.reports
+
+
+def _read_manifest(path: Path) -> _Manifest | None:
+    try:
+        check_file(path, MANIFEST_BYTES, _HINT)
+        found = _Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}", _HINT) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StorageError(f"{path}: {where} {first['msg']:.200}", _HINT) from error
+    numbers = [report.number for report in found.reports]
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise StorageError(f"{path}: its reports are not of the rounds 1, 2, 3, ...", _HINT)
+    return found
 
 
 def _tensors(progress: Progress) -> dict[str, npt.NDArray[Any]]:

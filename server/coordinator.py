@@ -1,8 +1,8 @@
 """A whole training run, seen from the coordinator: from a seed to a model.
 
-The coordinator sees the global model and, until aggregation is made secure, each institution's
-change of it; never a pair, a caption or an embedding. With ``standardise`` it also sees each
-institution's mean image feature.
+The coordinator sees the global model and sums of the institutions' changes; never a pair, a caption
+or an embedding. Without ``secure_aggregation`` it sees each institution's change, and with
+``standardise`` its mean image feature.
 """
 
 import logging
@@ -18,6 +18,7 @@ from protocol.model.settings import TrainingSettings
 from protocol.model.statistics import Statistics
 from protocol.model.towers import TwoTowers
 from protocol.model.update import Arrays, arrays_of, load_arrays
+from protocol.roster import Roster
 from server.checkpoint import Checkpoints
 from server.progress import Progress
 from server.round import RoundReport
@@ -54,13 +55,14 @@ def coordinate(
     checkpoints: Path | None = None,
     resume: bool = False,
     model: TwoTowers | None = None,
+    roster: Roster | None = None,
 ) -> TrainingResult:
     """Trains with whatever institutions ``grid`` reaches; ``on_round`` is told after each round.
 
     ``model`` is the one to begin with, and is trained in place; without it, it follows from the
-    seed. Every round is saved in the folder ``checkpoints``. With ``resume`` the run goes on after
-    the last round saved there, from the beginning if there is none; ``on_round`` is told of the
-    earlier rounds at once.
+    seed. ``roster`` says who is an institution, for secure aggregation. Every round is saved in
+    the folder ``checkpoints``. With ``resume`` the run goes on after the last round saved there,
+    from the beginning if there is none; ``on_round`` is told of the earlier rounds at once.
 
     The same settings and the same replies give the same model, to the bit, also when the run was
     killed and resumed in between. Raises TrainingError when no round could be used, or too many
@@ -70,7 +72,7 @@ def coordinate(
         model = TwoTowers.initial(settings.towers, settings.seed)
     store = None if checkpoints is None else Checkpoints(checkpoints, settings)
     progress = _begin(store, resume, model, settings)
-    strategy = Strategy(grid, settings, progress)
+    strategy = Strategy(grid, settings, progress, roster)
     if on_round is not None:
         for report in progress.reports:
             on_round(report)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from protocol.errors import MalformedMessage
 from protocol.model.compression import Codec
@@ -19,14 +19,19 @@ from protocol.model.update import Arrays
 MAX_EXAMPLES = 100_000_000
 #: No honest round moves a weight as far; one that does would leave nothing of the model.
 MAX_CHANGE = 100.0
-_TRAIN_METRICS = {"train-loss", "num-examples"}
-_OPTIONAL_METRICS = {"val-recall-at-10", "pairs-skipped", "captions-cut"}
+_TRAIN_METRICS = {"num-examples"}
+_OPTIONAL_METRICS = {"val-recall-at-10"}
+_OPTIONAL_TRAIN_METRICS = frozenset(
+    {"train-loss", "pairs-skipped", "captions-cut", "privacy-epsilon"}
+)
+_NONE: frozenset[str] = frozenset()
 _METRIC_RANGES = {
     "train-loss": (0.0, 1e6),
     "num-examples": (1, MAX_EXAMPLES),
     "val-recall-at-10": (0.0, 1.0),
     "pairs-skipped": (0, MAX_EXAMPLES),
     "captions-cut": (0, MAX_EXAMPLES),
+    "privacy-epsilon": (0.0, 1e6),
 }
 _Read = TypeVar("_Read")
 
@@ -40,10 +45,11 @@ class Update:
 
     change: Arrays
     examples: int
-    train_loss: float
+    train_loss: float | None
     val_recall_at_10: float | None
     pairs_skipped: int | None
     captions_cut: int | None
+    privacy_epsilon: float | None = None
 
 
 def collect(
@@ -75,7 +81,7 @@ def read_update(content: RecordDict, codec: Codec, like: Arrays) -> Update:
     """Reads a reply to "train": arrays and metrics. Raises MalformedMessage."""
     if set(content) != {"arrays", "metrics"} or "arrays" not in content.array_records:
         raise MalformedMessage(f"expected arrays and metrics, got {sorted(content)!r:.100}")
-    metrics = _metrics(content, _TRAIN_METRICS)
+    metrics = _metrics(content, _TRAIN_METRICS, _OPTIONAL_TRAIN_METRICS)
     change = codec.decode(content.array_records["arrays"], like)
     for name, values in change.items():
         if values.size and np.abs(values).max() > MAX_CHANGE:
@@ -84,10 +90,11 @@ def read_update(content: RecordDict, codec: Codec, like: Arrays) -> Update:
     return Update(
         change,
         examples=int(metrics["num-examples"]),
-        train_loss=float(metrics["train-loss"]),
+        train_loss=metrics.get("train-loss"),
         val_recall_at_10=metrics.get("val-recall-at-10"),
         pairs_skipped=None if skipped is None else int(skipped),
         captions_cut=None if cut is None else int(cut),
+        privacy_epsilon=metrics.get("privacy-epsilon"),
     )
 
 
@@ -100,13 +107,24 @@ def count_bytes(message: Message) -> int:
     """The size of a message's content."""
     if not message.has_content():
         return 0
-    return sum(record.count_bytes() for record in message.content.values())
+    return sum(size_of(record) for record in message.content.values())
 
 
-def _metrics(content: RecordDict, required: set[str]) -> dict[str, float]:
+def size_of(record: ArrayRecord | ConfigRecord | MetricRecord) -> int:
+    """The size of a record; 0 for one with an empty text or list, which Flower fails to count."""
+    try:
+        return record.count_bytes()
+    except (ValueError, IndexError):
+        return 0
+
+
+def _metrics(
+    content: RecordDict, required: set[str], optional: frozenset[str] = _NONE
+) -> dict[str, float]:
     """The numbers of a reply, by name. Raises MalformedMessage for a name, type or range."""
     record = content.metric_records.get("metrics")
-    if record is None or not required <= set(record) <= required | _OPTIONAL_METRICS:
+    known = required | optional | _OPTIONAL_METRICS
+    if record is None or not required <= set(record) <= known:
         got = None if record is None else sorted(record)
         raise MalformedMessage(f"metrics: expected {sorted(required)}, got {got!r:.100}")
     metrics: dict[str, float] = {}

@@ -7,23 +7,29 @@ why, and takes all that it depends on from ``Progress``.
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from protocol.errors import TrainingError
+from protocol.errors import TrainingError, UsageError
 from protocol.model import statistics
 from protocol.model.compression import codec_of
 from protocol.model.settings import TrainingSettings
 from protocol.model.statistics import Statistics, Sums
 from protocol.model.update import Arrays, pack
+from protocol.roster import Roster
+from protocol.secure_aggregation.contribution import highest
 from server.averaging import mean_change
+from server.masked_rounds import MaskedRounds
+from server.optimisers import Moments
 from server.participants import draw, present, wait_for_quorum
+from server.privacy import CentralPrivacy
 from server.progress import Progress
 from server.replies import Update, collect, count_bytes, read_recall, read_update
 from server.round import InstitutionReport, RoundReport
+from server.secure_sum import Records
 
 #: So many rounds in a row without a quorum end the run.
 MAX_MISSED = 3
@@ -32,13 +38,33 @@ _log = logging.getLogger("blindsight.coordinator")
 
 
 class Strategy:
-    """Asks the institutions that ``grid`` reaches, and moves ``progress`` on."""
+    """Asks the institutions that ``grid`` reaches, and moves ``progress`` on.
 
-    def __init__(self, grid: Grid, settings: TrainingSettings, progress: Progress) -> None:
+    ``roster`` says who they are; secure aggregation needs it. Raises UsageError if it is missing.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        settings: TrainingSettings,
+        progress: Progress,
+        roster: Roster | None = None,
+    ) -> None:
         self._grid = grid
         self._settings = settings
         self._progress = progress
         self._codec = codec_of(settings.compression)
+        self._central: CentralPrivacy | None = None
+        if settings.central_noise:
+            self._central = CentralPrivacy(settings.central_noise, settings.central_clip)
+        self._masked: MaskedRounds | None = None
+        if settings.secure_aggregation:
+            if roster is None:
+                raise UsageError(
+                    "secure aggregation needs the federation's roster",
+                    "name it in the run's settings: roster, and identity for the authority's key",
+                )
+            self._masked = MaskedRounds(self._send, settings, progress.run, roster)
 
     def standardise(self, width: int) -> Statistics:
         """Mean and deviation of image features [width] over the institutions that are there.
@@ -46,6 +72,8 @@ class Strategy:
         Raises TrainingError when fewer than a quorum say theirs.
         """
         asked = wait_for_quorum(self._grid, self._settings)
+        if self._masked is not None:
+            return self._masked.standardise(asked, width)
         replies = self._ask(statistics.MESSAGE_TYPE, asked, 0, {})
         found, reasons = collect(replies, asked, partial(Sums.from_content, width=width))
         why = "; ".join(f"{asked[node]}: {reason}" for node, reason in reasons.items())
@@ -69,6 +97,8 @@ class Strategy:
         started = time.monotonic()
         progress, number = self._progress, self._progress.number + 1
         asked = draw(wait_for_quorum(self._grid, self._settings), self._settings, number)
+        if self._masked is not None:
+            return self._train_masked(asked, number, started, self._masked)
         arrays = self._model(progress.current)
         replies = self._ask(MessageType.TRAIN, asked, number, arrays)
         read = partial(read_update, codec=self._codec, like=progress.current)
@@ -86,33 +116,84 @@ class Strategy:
             bytes_down=sum(record.count_bytes() for record in arrays.values()) * len(asked),
             bytes_up=sum(sizes.values()),
         )
-        self._give_up_if_hopeless(report, len(valid))
-        if report.counted:
-            if self._settings.patience:
-                progress.judge(mean_recall(update.val_recall_at_10 for update in valid.values()))
-            change = mean_change(list(valid.values()))
-            progress.current = progress.optimiser.step(progress.current, change)
-        progress.reports.append(report)
+        change = mean_change(list(valid.values())) if report.counted else None
+        self._finish(report, len(valid), change)
         return report
 
     def evaluate(self, model: Arrays) -> dict[str, float]:
-        """The validation recall@10 of ``model`` at every institution that is there and tells."""
+        """The validation recall@10 of ``model`` at every institution that is there and tells.
+
+        With secure aggregation their mean, under the name EVERYBODY.
+        """
         asked = present(self._grid)
         number = self._progress.number
+        if self._masked is not None:
+            return self._masked.evaluate(asked, number, self._model(model))
         replies = self._ask(MessageType.EVALUATE, asked, number, self._model(model))
         found, _ = collect(replies, asked, read_recall)
         return {asked[node]: recall for node, recall in found.items() if recall is not None}
 
-    def _model(self, arrays: Arrays) -> dict[str, ArrayRecord]:
-        records = {"arrays": pack(arrays)}
+    def _train_masked(
+        self, asked: dict[int, str], number: int, started: float, rounds: MaskedRounds
+    ) -> RoundReport:
+        """A round of which nothing but sums is ever seen here."""
+        progress = self._progress
+        model = self._model(progress.current)
+        found, change, said = rounds.train(asked, number, model, progress.current)
+        survivors = () if change is None else found.survivors
+        report = RoundReport(
+            number=number,
+            rounds=self._settings.rounds,
+            counted=change is not None,
+            institutions=tuple(
+                InstitutionReport(
+                    name,
+                    dropped=None
+                    if node in survivors
+                    else found.reasons.get(node, said.failure or "its vector did not arrive"),
+                    bytes_up=found.sent.get(node, 0),
+                )
+                for node, name in asked.items()
+            ),
+            seconds=time.monotonic() - started,
+            bytes_down=found.received,
+            bytes_up=sum(found.sent.values()),
+            masked=said,
+        )
+        self._finish(report, len(survivors), change)
+        return report
+
+    def _finish(self, report: RoundReport, valid: int, change: Moments | None) -> None:
+        """One step, if the round counts."""
+        progress = self._progress
+        self._give_up_if_hopeless(report, valid)
+        if change is not None:
+            if self._settings.patience:
+                progress.judge(report.val_recall_at_10)
+            if self._central is not None:
+                change = self._central.protect(change, valid, self._rounding(report))
+            progress.current = progress.optimiser.step(progress.current, change)
+        progress.reports.append(report)
+
+    def _rounding(self, report: RoundReport) -> float:
+        """How far secure aggregation moves any value of a change of weight 1."""
+        if self._masked is None:
+            return 0.0
+        step = self._settings.clipping_range / highest(32, len(report.institutions))
+        return step * self._settings.max_weight / 2
+
+    def _model(self, arrays: Arrays) -> Records:
+        records: Records = {"arrays": pack(arrays)}
         if self._progress.statistics is not None:
             records[statistics.RECORD] = self._progress.statistics.to_record()
         return records
 
-    def _ask(
-        self, kind: str, asked: Iterable[int], number: int, records: dict[str, ArrayRecord]
-    ) -> list[Message]:
+    def _ask(self, kind: str, asked: Iterable[int], number: int, records: Records) -> list[Message]:
         """Sends the same to each and waits for the replies, no longer than the deadline."""
+        return self._send(kind, number, dict.fromkeys(asked, records))
+
+    def _send(self, kind: str, number: int, contents: Mapping[int, Records]) -> list[Message]:
+        """Sends each its own."""
         config = ConfigRecord(
             {
                 **self._settings.to_run_config(),
@@ -120,17 +201,24 @@ class Strategy:
                 "server-round": number,
             }
         )
-        content = RecordDict({**records, "config": config})
         deadline = self._settings.deadline_seconds
         messages = [
-            Message(content, node, kind, ttl=deadline, group_id=str(number)) for node in asked
+            Message(
+                RecordDict({**records, "config": config}),
+                node,
+                kind,
+                ttl=deadline,
+                group_id=str(number),
+            )
+            for node, records in contents.items()
         ]
         return list(self._grid.send_and_receive(messages, timeout=deadline))
 
     def _give_up_if_hopeless(self, report: RoundReport, valid: int) -> None:
         recent = [*self._progress.reports, report][-MAX_MISSED:]
         missed = len(recent) == MAX_MISSED and not any(found.counted for found in recent)
-        if not missed and (valid or report.number > 1):
+        # A coordinator that was killed may have unmasked this round, and is refused it now.
+        if not missed and (valid or report.number > 1 or report.masked is not None):
             return
         why = "; ".join(f"{found.name}: {found.dropped}" for found in report.dropped)
         raise TrainingError(
@@ -157,4 +245,5 @@ def _report(name: str, size: int, update: Update | None, reason: str | None) -> 
         pairs_skipped=update.pairs_skipped,
         captions_cut=update.captions_cut,
         bytes_up=size,
+        privacy_epsilon=update.privacy_epsilon,
     )

@@ -20,7 +20,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,6 @@ from typing import Self
 
 import torch
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
-from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore import telemetry
@@ -48,7 +47,9 @@ from protocol.model.towers import TwoTowers
 from protocol.model.update import arrays_of, load_arrays, unpack
 from server.app import app as server_app
 from server.app import listening
+from server.replies import count_bytes
 from server.round import RoundReport
+from simulations.members import member_name, throw_away_members
 
 _RUN = 1
 _COORDINATOR = 0
@@ -69,7 +70,7 @@ class InProcessGrid(Grid):
 
     def __init__(
         self,
-        app: ClientApp,
+        app: Callable[..., Message],
         nodes: Sequence[UserConfig],
         run_config: UserConfig | None = None,
         workers: int | None = None,
@@ -146,7 +147,7 @@ class InProcessGrid(Grid):
             metadata = deepcopy(message.metadata)
             metadata.__dict__["_message_id"] = identifier
             copy = Message(deepcopy(message.content), metadata=metadata)  # type: ignore[call-overload]
-            self.bytes_down += _bytes(copy)
+            self.bytes_down += count_bytes(copy)
             self._pending[identifier] = self._pool.submit(self._answer, copy)
             identifiers.append(identifier)
         return identifiers
@@ -159,7 +160,7 @@ class InProcessGrid(Grid):
             if future is not None and future.done():
                 del self._pending[identifier]
                 replies.append(future.result())
-                self.bytes_up += _bytes(replies[-1])
+                self.bytes_up += count_bytes(replies[-1])
         return replies
 
     def send_and_receive(
@@ -212,6 +213,7 @@ def run_in_process(
     workers: int | None = None,
     share_counts: bool = True,
     on_round: Callable[[RoundReport], None] | None = None,
+    app: Callable[..., Message] = client_app,
 ) -> FederatedRun:
     """Trains one model over ``institutions`` (name: folder of pairs) with Flower, in threads.
 
@@ -221,7 +223,8 @@ def run_in_process(
     whatever ``workers``. With ``releases`` the model is written below that folder. With
     ``checkpoints`` every round is saved there, with what each institution keeps between rounds;
     ``resume`` goes on after the last one, to the same bits, and ``on_round`` is told of the
-    earlier ones at once. Raises TrainingError, UsageError for fewer institutions than the
+    earlier ones at once. ``app`` stands in for the institutions' own, where a test wants another.
+    Raises TrainingError, UsageError for fewer institutions than the
     quorum; StorageError. An interrupt from the keyboard ends it within a batch.
     """
     if len(institutions) < settings.quorum:
@@ -249,7 +252,12 @@ def run_in_process(
             on_round(finished)
 
     context = Context(_RUN, _COORDINATOR, {}, RecordDict(), run_config)
-    with _quiet(), listening(report), InProcessGrid(client_app, nodes, run_config, workers) as grid:
+    with ExitStack() as stack:
+        if settings.secure_aggregation:
+            _enrol(stack.enter_context(throw_away_members(len(nodes))), nodes, run_config)
+        stack.enter_context(_quiet())
+        stack.enter_context(listening(report))
+        grid = stack.enter_context(InProcessGrid(app, nodes, run_config, workers))
         server_app(grid=grid, context=context)
     chosen = EncoderChoice.from_config(held, settings.towers.dim)
     model = Pretrained.load(chosen).agree(settings.towers).start(settings)
@@ -260,6 +268,14 @@ def run_in_process(
     measured = context.state.metric_records["recalls"]
     recalls = {name: value for name, value in measured.items() if isinstance(value, float)}
     return FederatedRun(merge(model), tuple(reports), recalls, _release(context, releases))
+
+
+def _enrol(folder: Path, nodes: Sequence[UserConfig], run_config: UserConfig) -> None:
+    """Tells everybody who is in the federation: each keeps the same roster and a key of its own."""
+    run_config |= {"roster": str(folder / "roster.json"), "identity": str(folder)}
+    for number, node in enumerate(nodes, start=1):
+        node["roster"] = str(folder / "roster.json")
+        node["identity"] = str(folder / member_name(number))
 
 
 def _release(context: Context, releases: Path | None) -> Release | None:
@@ -281,9 +297,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _bytes(message: Message) -> int:
-    if not message.has_content():
-        return 0
-    return sum(record.count_bytes() for record in message.content.values())

@@ -56,6 +56,15 @@ TRAINING_FLAGS: dict[str, tuple[Any, str]] = {
     "client_fraction": (float, "Share of institutions drawn each round."),
     "patience": (int, "Rounds without a better recall before the run ends. (default: never)"),
     "compression": (str, "Of updates: none, float16, int8 or top-k:SHARE."),
+    "secure_aggregation": (bool, "The coordinator sees sums of updates alone."),
+    "clipping_range": (float, "Largest change of a value in a masked update. (default: 2)"),
+    "max_weight": (int, "Most examples that an institution weighs. (default: 10000)"),
+    "reconstruction_threshold": (float, "Share that has to agree to unmask. (default: 2/3)"),
+    "privacy_noise": (float, "Noise of private training, in units of a unit's reach. (default: 0)"),
+    "privacy_clip": (float, "Norm of a microbatch's gradient. (default: 1)"),
+    "privacy_microbatch": (int, "Units that meet in one private loss. (default: 8)"),
+    "central_noise": (float, "Noise of the coordinator, in units of central-clip. (default: 0)"),
+    "central_clip": (float, "Norm of an institution's whole change. (default: 1)"),
     "features": (Path, "Folder for features of frozen encoders."),
 }
 """All of them may also stand in ``blindsight.toml`` and in the environment."""

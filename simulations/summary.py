@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +21,7 @@ from client.searcher.remote import Traffic
 from protocol.files import write_atomically
 from protocol.model.settings import TrainingSettings
 from protocol.terminal import Outcome
+from server.round import EVERYBODY, InstitutionReport, RoundReport
 from simulations.comparison import Comparison
 from simulations.grid import FederatedRun
 from simulations.report.page import write_report
@@ -49,7 +51,7 @@ class Summary:
     def add_training(self, training: TrainingSettings, run: FederatedRun) -> None:
         """Add the rounds. A round's recall is of the model that came out of it."""
         after: list[Mapping[str, float | None]] = [
-            {one.name: one.val_recall_at_10 for one in report.institutions}
+            {one.name: one.val_recall_at_10 for one in _speakers(report)}
             for report in run.reports[1:]
         ]
         after.append(run.recalls)
@@ -67,8 +69,9 @@ class Summary:
                         "train_loss": one.train_loss,
                         "recall_at_10": recalls.get(one.name),
                     }
-                    for one in report.institutions
+                    for one in _speakers(report)
                 },
+                "masked": None if report.masked is None else asdict(report.masked),
                 "dropped": {one.name: one.dropped for one in report.dropped},
             }
             for report, recalls in zip(run.reports, after, strict=True)
@@ -217,6 +220,14 @@ class Summary:
             f"report: {report}",
         ]
         return "\n".join(lines)
+
+
+def _speakers(report: RoundReport) -> tuple[InstitutionReport, ...]:
+    """Who said what in a round: under secure aggregation all of them together."""
+    if report.masked is None:
+        return report.institutions
+    said = report.masked
+    return (InstitutionReport(EVERYBODY, said.train_loss, said.val_recall_at_10),)
 
 
 def _peak_kilobytes(pid: int) -> int:

@@ -3,12 +3,16 @@
 What leaves: the change of what learns, compressed as the run says; the training loss; the recall
 of the received model on the institution's own validation split; where the run standardises, sums
 of its image features; and, where its own settings allow, how many pairs it trained on, skipped,
-and how many captions were cut. What arrives is checked as any foreign bytes are.
+and how many captions were cut. Of private training neither the loss nor these counts leave, and
+what it has cost only where counts are shared. With secure aggregation all of that leaves under
+masks, and only its sum over institutions is ever read. What arrives is checked as any foreign
+bytes are, and against the institution's own policy.
 
 The institution's own settings (``node_config``): ``data``, the folder of pairs; ``name``;
 ``share-counts``, true unless it says otherwise; ``group-key``; ``public-captions``, a file of
-texts; ``synonyms``; ``cache`` and ``state``, folders that it alone reads; and the encoders that it
-holds, by the keys of ``protocol.model.pretrained``.
+texts; ``synonyms``; ``cache`` and ``state``, folders that it alone reads; ``policy``, the file of
+what it allows, which then decides about counts; those of ``client.institution.aggregation``; and
+the encoders that it holds, by the keys of ``protocol.model.pretrained``.
 """
 
 import hashlib
@@ -23,20 +27,37 @@ import torch
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.institution.aggregation import Aggregation, Refusal, give_up
 from client.institution.evaluation import relevance, retrieve
 from client.institution.pairs import stamp
+from client.institution.policy import Action, Policy
+from client.institution.privacy.budget import budget_of, pay
+from client.institution.privacy.ledger import Budget
 from client.institution.reading import Frozen, Held, Source, source_of
 from client.institution.residual import Residuals, run_of
-from client.institution.training import train_epochs
+from client.institution.training import plan_of, train_epochs
 from client.institution.training_set import FeatureSet
-from protocol.errors import BlindsightError, DataError, MalformedMessage, TrainingError, UsageError
+from protocol.clipping import clip_update
+from protocol.errors import (
+    BlindsightError,
+    BudgetError,
+    DataError,
+    MalformedMessage,
+    PolicyError,
+    TrainingError,
+    UsageError,
+)
 from protocol.model import statistics
 from protocol.model.compression import codec_of
+from protocol.model.compression.codec import flatten, require_finite
+from protocol.model.masking import EVALUATE_TOTALS, TRAIN_TOTALS, contribution_of, totals_of
 from protocol.model.pretrained import EncoderChoice, Pretrained
 from protocol.model.settings import TrainingSettings
 from protocol.model.statistics import Statistics, Sums
 from protocol.model.towers import TwoTowers
 from protocol.model.update import Arrays, arrays_of, load_arrays, unpack
+from protocol.secure_aggregation.contribution import Contribution
+from protocol.secure_aggregation.session import MAX_PARTICIPANTS, MIN_PARTICIPANTS
 
 app = ClientApp()
 
@@ -50,6 +71,7 @@ _RAISED = 2
 _REASONS: dict[type[BlindsightError], str] = {
     DataError: "the institution has no training data or encoders that can be used",
     MalformedMessage: "the coordinator's message was refused",
+    BudgetError: "the round would exceed the institution's privacy budget",
     TrainingError: "training gave no usable update",
     UsageError: "the institution's own settings do not fit the run",
 }
@@ -64,6 +86,19 @@ class _Site:
     encoders: EncoderChoice
     share_counts: bool
     state: Path | None
+    policy: Policy | None
+    budget: Budget
+
+    def allow(self, settings: TrainingSettings, action: Action) -> None:
+        """Raise PolicyError for a run, or a reply by itself, that the policy does not allow."""
+        if self.policy is not None:
+            self.policy.check_run(settings, action)
+            self.policy.check_sum(settings.secure_aggregation, MAX_PARTICIPANTS)
+
+    def aggregation(self, context: Context) -> Aggregation:
+        """Secure aggregation, with what this institution has settled."""
+        minimum = self.policy.training.min_institutions if self.policy else MIN_PARTICIPANTS
+        return Aggregation.of(context, self.state, not self.share_counts, minimum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +135,30 @@ def summarise(message: Message, context: Context) -> Message:
     return _answer(message, context, _summarise)
 
 
+@app.query("advertise")
+def advertise(message: Message, context: Context) -> Message:
+    """Begins a session of secure aggregation: see ``client.institution.masking``."""
+    return _answer(message, context, lambda m, c, site: site.aggregation(c).advertise(m.content))
+
+
+@app.query("share")
+def share(message: Message, context: Context) -> Message:
+    """Deals shares of the session's secrets, to institutions of its own roster alone."""
+    return _answer(message, context, lambda m, c, site: site.aggregation(c).share(m.content))
+
+
+@app.query("agree")
+def agree(message: Message, context: Context) -> Message:
+    """Signs the list of those whose masked vectors arrived."""
+    return _answer(message, context, lambda m, c, site: site.aggregation(c).agree(m.content))
+
+
+@app.query("unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """Reveals the shares that unmask the sum, and nothing less."""
+    return _answer(message, context, lambda m, c, site: site.aggregation(c).unmask(m.content))
+
+
 def derive_seed(seed: int, name: str, server_round: int) -> int:
     """A seed of 63 bits for one institution in one round, from the run's own."""
     digest = hashlib.sha256(f"blindsight/train/{seed}/{server_round}/{name}".encode()).digest()
@@ -120,12 +179,16 @@ def _answer(
     try:
         return Message(work(message, context, _site(context)), reply_to=message)
     except Exception as error:
+        if not isinstance(error, Refusal):
+            give_up(context)
         _log.warning("training failed here, and the coordinator is told so: %s", error)
         _log.debug("where it failed", exc_info=True)
         return Message(Error(_RAISED, _reason(error)), reply_to=message)
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, Refusal | PolicyError):
+        return f"{error.code}: {error.message}"
     for kind, sentence in _REASONS.items():
         if isinstance(error, kind):
             return f"{kind.code}: {sentence}"
@@ -134,13 +197,20 @@ def _reason(error: Exception) -> str:
 
 
 def _train(message: Message, context: Context, site: _Site) -> RecordDict:
-    run = _received(message.content, site)
+    run = _received(message.content, site, "train")
     settings = run.settings
+    masked = None
+    if settings.secure_aggregation:
+        masked = site.aggregation(context).enter(message.content, "train")
     held = _read(site, "train", run)
     if len(held.data) < 2:
         raise DataError("fewer than two training pairs", "add lines whose split is train")
     metrics = _measure(site, run)
     seed = derive_seed(settings.seed, site.name, run.number)
+    plan = plan_of(held.data, settings) if settings.privacy_noise else None
+    spending = None if plan is None else plan.spending(settings.local_epochs)
+    config = message.content.config_records["config"]
+    spent = pay(site.budget, site.state, settings, run_of(config), run.number, spending)
     loss = train_epochs(
         run.model,
         held.data,
@@ -151,34 +221,66 @@ def _train(message: Message, context: Context, site: _Site) -> RecordDict:
     )
     after = arrays_of(run.model)
     change = {name: after[name] - run.before[name] for name in run.before}
-    config = message.content.config_records["config"]
+    if settings.central_noise:
+        change = clip_update(change, settings.central_clip)
+    # Units, not pairs: how many pairs a unit has is protected. Central noise weighs all the same.
+    examples = len(held.data) if plan is None else plan.units
+    examples = 1 if settings.central_noise else examples
+    if masked is not None:
+        require_finite(change)
+        weight = masked.weight(examples)
+        said = {**_total(metrics), "weight": weight}
+        if plan is None:
+            said["train-loss"] = loss
+        if plan is None and not masked.roll.equal:
+            said |= {"pairs-skipped": held.skipped, "captions-cut": held.cut}
+        totals = totals_of(TRAIN_TOTALS, said)
+        return masked.reply(Contribution(flatten(change), totals, weight))
     residuals = Residuals(context.state, site.state, run_of(config))
     codec = codec_of(settings.compression)
     record, residual = codec.encode(
         change, residuals.load(run.number, run.before), np.random.default_rng(seed)
     )
     residuals.save(run.number, residual)
-    metrics["train-loss"] = loss
-    metrics["num-examples"] = len(held.data) if site.share_counts else 1
-    if site.share_counts:
+    if plan is None:
+        metrics["train-loss"] = loss
+    metrics["num-examples"] = examples if site.share_counts else 1
+    if site.share_counts and spent is not None:
+        metrics["privacy-epsilon"] = spent
+    if site.share_counts and plan is None:
         metrics["pairs-skipped"] = held.skipped
         metrics["captions-cut"] = held.cut
     return RecordDict({"arrays": record, "metrics": metrics})
 
 
 def _evaluate(message: Message, context: Context, site: _Site) -> RecordDict:
-    return RecordDict({"metrics": _measure(site, _received(message.content, site))})
+    run = _received(message.content, site, "evaluate")
+    if not run.settings.secure_aggregation:
+        return RecordDict({"metrics": _measure(site, run)})
+    masked = site.aggregation(context).enter(message.content, "evaluate")
+    totals = totals_of(EVALUATE_TOTALS, _total(_measure(site, run)))
+    return masked.reply(Contribution(np.zeros(0, np.float32), totals))
 
 
 def _summarise(message: Message, context: Context, site: _Site) -> RecordDict:
     settings, number = _settings(message.content, 0)
+    site.allow(settings, "statistics")
     model = _starting(site, settings)
     held = _read(site, "train", _Run(settings, number, model, {}))
     if not isinstance(held.data, FeatureSet):
         raise MalformedMessage("features are standardised of frozen encoders alone")
     if len(held.data) < MIN_SUMMARISED:
         raise DataError(f"fewer than {MIN_SUMMARISED} training pairs: their sum would tell of each")
-    return Sums.of(held.data.plain_images(), site.share_counts).to_content()
+    features = held.data.plain_images()
+    if not settings.secure_aggregation:
+        return Sums.of(features, site.share_counts).to_content()
+    masked = site.aggregation(context).enter(message.content, "statistics")
+    return masked.reply(contribution_of(Sums.of(features, not masked.roll.equal)))
+
+
+def _total(metrics: MetricRecord) -> dict[str, object]:
+    """What was measured, as it stands in a sum: with how many measured it."""
+    return {**metrics, "measured": int("val-recall-at-10" in metrics)}
 
 
 def _measure(site: _Site, run: _Run) -> MetricRecord:
@@ -200,9 +302,10 @@ def _settings(content: RecordDict, first: int) -> tuple[TrainingSettings, int]:
     return settings, server_round
 
 
-def _received(content: RecordDict, site: _Site) -> _Run:
+def _received(content: RecordDict, site: _Site, action: Action) -> _Run:
     """The coordinator's model, and a copy of what it learns to subtract afterwards."""
     settings, number = _settings(content, 1)
+    site.allow(settings, action)
     record = content.array_records.get("arrays")
     if record is None:
         raise MalformedMessage("expected the global model under the name arrays")
@@ -231,10 +334,17 @@ def _site(context: Context) -> _Site:
     state = config.get("state", "")
     if not isinstance(state, str):
         raise DataError(f"the institution's setting state: expected a folder, got {state!r:.40}")
+    file = config.get("policy", "")
+    if not isinstance(file, str):
+        raise UsageError(f"the institution's setting policy: expected a file, got {file!r:.40}")
+    policy = Policy.read(Path(file)) if file else None
     # Anything but a plain true hides the counts: a misspelt setting must not reveal them.
     share_counts = config.get("share-counts", True) is True
+    if policy is not None:
+        share_counts = policy.training.share_counts
     source, encoders = source_of(Path(data), config), EncoderChoice.from_config(config)
-    return _Site(name, source, encoders, share_counts, Path(state) if state else None)
+    folder, budget = Path(state) if state else None, budget_of(config, policy)
+    return _Site(name, source, encoders, share_counts, folder, policy, budget)
 
 
 def _read(site: _Site, split: str, run: _Run) -> Held:

@@ -2,7 +2,8 @@
 
 Everything random comes from the generator that is passed in, never from the process's own:
 institutions may share a process, and their threads one generator. With one torch thread the
-same inputs give the same bits.
+same inputs give the same bits. Private training is the exception: what protects records comes
+from the operating system, and no two runs are alike.
 """
 
 import math
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 
 from client.institution.gradient_cache import backward
+from client.institution.privacy.mechanism import NoisySum, Plan
+from client.institution.privacy.units import Units
 from client.institution.training_set import Drawn, TrainingSet
 from protocol.errors import TrainingError
 from protocol.model.losses import loss_by_name, same_things
@@ -63,34 +66,39 @@ def train_epochs(
     model that has since been averaged. Each image is shown once an epoch with one of its captions.
     ``watch`` is told after each batch how far this call is, from 0 to 1.
 
-    Raises TrainingError when there are fewer than two items, the loss is not finite, or
-    ``interrupted`` is set.
+    With ``settings.privacy_noise`` the training is private: see
+    ``client.institution.privacy.mechanism``. The loss that it returns is not: it must not leave.
+
+    Raises TrainingError when there are fewer than two items, the loss or, in private training, a
+    gradient is not finite, or ``interrupted`` is set.
     """
     if len(data) < 2:
         raise TrainingError("fewer than two pairs: nothing to tell apart", "add training pairs")
     data.prepare(model, settings)
-    counts = (data.numbers >= 0).sum(1)
     learning = [value for value in model.parameters() if value.requires_grad]
     start = [value.detach().clone() for value in learning] if settings.proximal else []
     optimiser = _optimiser(learning, settings.weight_decay)
-    batches = math.ceil(len(data) / settings.batch_size)
+    if settings.privacy_noise:
+        plan = plan_of(data, settings)
+        batches, gradients = plan.steps, _private_gradients(model, data, settings, plan, epochs)
+    else:
+        batches = math.ceil(len(data) / settings.batch_size)
+        gradients = _gradients(model, data, settings, generator, batches, epochs)
     losses: list[float] = []
-    for chosen in _batches(len(data), batches, epochs, generator):
+    for loss in gradients:
         if interrupted.is_set():
             raise TrainingError("training was interrupted")
         progress = span[0] + (span[1] - span[0]) * (len(losses) + 0.5) / (batches * epochs)
-        settled = min(1.0, (len(losses) + 1) / SETTLING_BATCHES)
+        # Private steps are few, and every one is paid for: none goes slowly.
+        settled = 1.0 if settings.privacy_noise else min(1.0, (len(losses) + 1) / SETTLING_BATCHES)
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * rate(progress, settings.schedule) * settled
-        draw = torch.rand(len(chosen), generator=generator)
-        texts = data.numbers[chosen, (draw * counts[chosen]).long()]
-        optimiser.zero_grad()
-        loss = _step(model, data, settings, chosen, texts, generator)
         for value, before in zip(learning, start, strict=bool(start)):
             if value.grad is not None:
                 # The gradient of mu/2 |w - w0|^2 (Li et al., arXiv:1812.06127, equation 2).
                 value.grad.add_(value.detach() - before, alpha=settings.proximal)
-        torch.nn.utils.clip_grad_norm_(learning, MAX_NORM)
+        if not settings.privacy_noise:
+            torch.nn.utils.clip_grad_norm_(learning, MAX_NORM)
         optimiser.step()
         losses.append(loss)
         if not math.isfinite(loss):
@@ -102,15 +110,61 @@ def train_epochs(
     return sum(losses) / len(losses)
 
 
+def plan_of(data: TrainingSet, settings: TrainingSettings) -> Plan:
+    """What private training on ``data`` does, and so what it will cost.
+
+    Raises TrainingError where it could learn nothing.
+    """
+    if settings.privacy_microbatch == 1 and not (settings.public_negatives and len(data.public)):
+        raise TrainingError(
+            "a unit that stays alone has nothing to be told apart from",
+            "give public captions, or larger microbatches (privacy-microbatch)",
+        )
+    return Plan.of(settings, len(Units(data.groups)))
+
+
+def _gradients(
+    model: TwoTowers,
+    data: TrainingSet,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    batches: int,
+    epochs: int,
+) -> Iterator[float]:
+    """Leaves the gradient of one batch after the other in the model; yields its loss."""
+    for chosen in _batches(len(data), batches, epochs, generator):
+        model.zero_grad()
+        yield _step(model, data, settings, chosen, generator)
+
+
+def _private_gradients(
+    model: TwoTowers, data: TrainingSet, settings: TrainingSettings, plan: Plan, epochs: int
+) -> Iterator[float]:
+    """The same with noisy sums. The losses are the records' own: they must not leave."""
+    total = NoisySum(plan, data.groups)
+    learning = [value for value in model.parameters() if value.requires_grad]
+    for _ in range(plan.steps * epochs):
+        model.zero_grad()
+        total.begin(learning)
+        losses = []
+        for chosen, generator in total.microbatches():
+            losses.append(_step(model, data, settings, chosen, generator))
+            total.add()
+        total.release()
+        yield sum(losses) / max(1, len(losses))
+
+
 def _step(
     model: TwoTowers,
     data: TrainingSet,
     settings: TrainingSettings,
     chosen: torch.Tensor,
-    texts: torch.Tensor,
     generator: torch.Generator,
 ) -> float:
     """One loss and its gradients, ``settings.chunk_size`` items at a time in memory."""
+    draw = torch.rand(len(chosen), generator=generator)
+    counts = (data.numbers[chosen] >= 0).sum(1)
+    texts = data.numbers[chosen, (draw * counts).long()]
     same = same_things(data.numbers[chosen], data.groups[chosen])
     if settings.public_negatives and len(data.public):
         place = torch.randint(len(data.public), (settings.public_negatives,), generator=generator)

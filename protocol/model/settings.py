@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
+from protocol.accountant import LEAST_NOISE
 from protocol.errors import MalformedMessage
 from protocol.model.tower_settings import TowerSettings
 
@@ -34,6 +35,14 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "seed": (int, 0, 2**63 - 1),
     "quorum": (int, 1, 10_000),
     "deadline_seconds": (float, 1e-3, 86_400),
+    "clipping_range": (float, 1e-6, 100.0),
+    "max_weight": (int, 1, 1_000_000),
+    "reconstruction_threshold": (float, 0.5, 0.99),
+    "privacy_noise": (float, 0.0, 1000.0),
+    "privacy_clip": (float, 1e-6, 1e6),
+    "privacy_microbatch": (int, 1, 65_536),
+    "central_noise": (float, 0.0, 1000.0),
+    "central_clip": (float, 1e-6, 1e6),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "train": ("full", "heads", "lora", "ffa-lora"),
@@ -41,6 +50,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "optimiser": ("fedavg", "fedavgm", "fedadam", "fedyogi"),
     "schedule": ("cosine", "constant", "linear"),
 }
+_FLAGS = ("standardise", "secure_aggregation")
 _PATTERNS: dict[str, str] = {
     "compression": r"none|float16|int8|top-k:0?\.\d{1,6}",
     "image_augmentation": r"none|[a-z]+(,[a-z]+){0,15}",
@@ -71,7 +81,17 @@ class TrainingSettings:
     institution sends. ``standardise`` has image features standardised by their mean and variance
     over all institutions. ``quorum`` is the least number of valid replies that makes a round
     count; ``deadline_seconds`` how long a round waits for them.
-    Raises MalformedMessage for a value out of range.
+
+    ``secure_aggregation`` has the coordinator see sums alone: no value of a change may be beyond
+    ``clipping_range``, no institution weighs more than ``max_weight`` examples, and more than the
+    share ``reconstruction_threshold`` of a round's institutions unmask its sum together.
+
+    Differential privacy: ``privacy_noise`` is the deviation of the noise that institutions add,
+    measured by how far one of their units can move a sum (0: none); ``privacy_clip`` the norm of a
+    microbatch's gradient, ``privacy_microbatch`` how many units it has, of the ``batch_size`` that
+    a step expects (``client.institution.privacy``). ``central_noise`` is the coordinator's,
+    measured by ``central_clip``, the norm of an institution's whole change (``server.privacy``).
+    Raises MalformedMessage for a value out of range, and for what noise would not cover.
     """
 
     rounds: int = 6
@@ -104,6 +124,15 @@ class TrainingSettings:
     seed: int = 0
     quorum: int = 2
     deadline_seconds: float = 600.0
+    secure_aggregation: bool = False
+    clipping_range: float = 2.0
+    max_weight: int = 10_000
+    reconstruction_threshold: float = 2 / 3
+    privacy_noise: float = 0.0
+    privacy_clip: float = 1.0
+    privacy_microbatch: int = 8
+    central_noise: float = 0.0
+    central_clip: float = 1.0
     towers: TowerSettings = field(default_factory=TowerSettings)
 
     def __post_init__(self) -> None:
@@ -122,8 +151,24 @@ class TrainingSettings:
             value = getattr(self, name)
             if not isinstance(value, str) or not re.fullmatch(pattern, value):
                 raise _refused(name, f"text like {pattern}", value)
-        if type(self.standardise) is not bool:
-            raise _refused("standardise", "true or false", self.standardise)
+        for name in _FLAGS:
+            if type(getattr(self, name)) is not bool:
+                raise _refused(name, "true or false", getattr(self, name))
+        if self.secure_aggregation and self.compression != "none":
+            raise MalformedMessage(
+                "training setting compression: expected none with secure-aggregation, which sums "
+                f"whole numbers of every value, got {self.compression}",
+                "set compression to none, or secure-aggregation to false",
+            )
+        for name in ("privacy_noise", "central_noise"):
+            if 0 < getattr(self, name) < LEAST_NOISE:
+                raise _refused(name, f"0 or at least {LEAST_NOISE:g}", getattr(self, name))
+            if getattr(self, name) and self.standardise:
+                # Sums of features would leave without noise.
+                raise _refused("standardise", f"false with {_key(name)}", True)
+        if self.central_noise and self.compression != "none":
+            # What is rounded after it was clipped may be longer than agreed.
+            raise _refused("compression", "none with central-noise", self.compression)
 
     @property
     def epochs(self) -> int:
@@ -132,7 +177,7 @@ class TrainingSettings:
 
     def to_run_config(self) -> dict[str, bool | float | int | str]:
         """As Flower's run-config: ``local_epochs`` becomes "local-epochs", towers become JSON."""
-        names = (*_RANGES, *_CHOICES, *_PATTERNS, "standardise")
+        names = (*_RANGES, *_CHOICES, *_PATTERNS, *_FLAGS)
         values: dict[str, Any] = {_key(name): getattr(self, name) for name in names}
         return values | {"towers": self.towers.to_json()}
 

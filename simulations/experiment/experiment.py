@@ -114,8 +114,8 @@ class Bench:
         return len(self._test), len(self._queries)
 
     def central(self, seed: int) -> Measured:
-        """On all training pairs in one place."""
-        settings = replace(self._training, seed=seed)
+        """On all training pairs in one place, without the noise that institutions need."""
+        settings = replace(self._training, seed=seed, privacy_noise=0.0)
         with progress(f"seed {seed}: pooled", 100) as show:
             model = train_alone(
                 self._train, settings, self._pretrained, CENTRAL, lambda done: show(int(100 * done))
@@ -139,8 +139,8 @@ class Bench:
         return self._measure(run.model), run.reports
 
     def alone(self, seed: int, shares: Mapping[str, list[Pair]], name: str) -> dict[str, Measured]:
-        """Each institution for itself."""
-        settings = replace(self._training, seed=seed)
+        """Each institution for itself, which needs no noise."""
+        settings = replace(self._training, seed=seed, privacy_noise=0.0)
         sets = {
             one: self._set([pair for pair in pairs if pair.split == "train"])
             for one, pairs in shares.items()

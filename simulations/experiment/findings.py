@@ -60,8 +60,11 @@ class Findings:
                         "seconds": report.seconds,
                         "bytes_up": report.bytes_up,
                         "bytes_down": report.bytes_down,
-                        "recall_at_10": _mean([i.val_recall_at_10 for i in report.institutions]),
-                        "train_loss": _mean([i.train_loss for i in report.institutions]),
+                        "recall_at_10": report.val_recall_at_10,
+                        "train_loss": report.train_loss,
+                        "privacy_epsilon": max(
+                            (i.privacy_epsilon or 0.0 for i in report.institutions), default=0.0
+                        ),
                         "dropped": {one.name: one.dropped for one in report.dropped},
                     }
                     for report in reports
@@ -181,8 +184,3 @@ def _interval(interval: Sequence[float]) -> str:
 
 def _spread(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None

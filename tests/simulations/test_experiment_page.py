@@ -10,6 +10,7 @@ import pytest
 
 from protocol.errors import StorageError
 from protocol.model.settings import TrainingSettings
+from server.round import RoundReport
 from simulations.experiment.comparison import Comparison
 from simulations.experiment.findings import Findings
 from simulations.experiment.page import render, write_page
@@ -289,8 +290,7 @@ def test_the_command_has_what_was_set_and_no_more(
     )
     findings = Findings(settings, TrainingSettings(), 10, (4, 9))
     findings.add_central(0, scores(0.5))
-    report: Any = type("Report", (), {"institutions": (), "dropped": (), "number": 1})()
-    report.seconds, report.bytes_up, report.bytes_down = 1.0, 2, 3
+    report = RoundReport(1, 1, True, (), seconds=1.0, bytes_down=3, bytes_up=2)
     findings.add("iid", 0, {}, scores(0.4), {}, [report])
     Path("out").mkdir()
     found = findings.finish(Path("out")).data

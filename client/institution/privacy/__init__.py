@@ -1,0 +1,1 @@
+"""Differential privacy for an institution's records: docs/security.md says what it promises."""

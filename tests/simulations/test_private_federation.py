@@ -1,0 +1,82 @@
+"""Federations with differential privacy: what institutions say, and what they refuse."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from flwr.app import UserConfig
+
+from client.institution.app import app
+from client.institution.pairs import read_pairs, write_pairs
+from client.institution.privacy.ledger import Ledger
+from protocol.errors import TrainingError
+from protocol.model.settings import TrainingSettings
+from protocol.model.tower_settings import TowerSettings
+from server.coordinator import coordinate
+from simulations.grid import InProcessGrid, run_in_process
+from simulations.scenes import write_scenes
+
+TINY = TowerSettings(
+    image_size=16, dim=8, image_width=16, image_stages=1, text_width=16, buckets=256, max_tokens=8
+)
+SETTINGS = TrainingSettings(
+    rounds=2, local_epochs=1, batch_size=16, quorum=2, towers=TINY, privacy_noise=3.0
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, 40, 2, 0)
+    found = read_pairs(root)
+    sites = {site: root / site for site in found.sites}
+    for site, folder in sites.items():
+        write_pairs(folder, [pair for pair in found.pairs if pair.site == site], root)
+    return sites
+
+
+def test_epsilon_is_reported_and_neither_losses_nor_counts_of_pairs(
+    folders: dict[str, Path],
+) -> None:
+    run = run_in_process(folders, SETTINGS)
+    first, last = (report.institutions for report in run.reports)
+    for before, after in zip(first, last, strict=True):
+        assert before.privacy_epsilon is not None and after.privacy_epsilon is not None
+        assert 0 < before.privacy_epsilon < after.privacy_epsilon
+        assert after.train_loss is None and after.pairs_skipped is None
+    quiet = run_in_process(folders, replace(SETTINGS, rounds=1), share_counts=False)
+    assert all(one.privacy_epsilon is None for one in quiet.reports[0].institutions)
+
+
+def test_rounds_are_charged_on_disk_and_the_one_beyond_the_budget_sends_nothing(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    nodes: list[UserConfig] = [
+        {"name": name, "data": str(folder), "state": str(tmp_path / name)}
+        for name, folder in folders.items()
+    ]
+    settings = replace(SETTINGS, rounds=1)
+    with InProcessGrid(app, nodes) as grid:
+        (report,) = coordinate(grid, settings).reports
+    spent = report.institutions[0].privacy_epsilon
+    assert spent is not None
+    assert all(len(Ledger(tmp_path / name).read()) == 1 for name in folders)
+    limited = [{**node, "privacy-budget-epsilon": spent * 1.01} for node in nodes]
+    with InProcessGrid(app, limited) as grid, pytest.raises(TrainingError) as refused:
+        coordinate(grid, settings)
+    # A fixed sentence: neither the budget nor what was spent goes to the coordinator.
+    assert "privacy_budget: the round would exceed the institution's privacy budget" in (
+        refused.value.message
+    )
+    assert f"{spent:.3f}" not in refused.value.message
+    with InProcessGrid(app, limited) as grid, pytest.raises(TrainingError, match="privacy budget"):
+        coordinate(grid, replace(settings, privacy_noise=0.0))
+    assert all(len(Ledger(tmp_path / name).read()) == 1 for name in folders)
+
+
+def test_central_noise_moves_the_model(folders: dict[str, Path]) -> None:
+    settings = replace(SETTINGS, rounds=1, privacy_noise=0.0, central_noise=5.0, central_clip=0.1)
+    one, two = (run_in_process(folders, settings).model.state_dict() for _ in range(2))
+    apart = (one["image_head.linear.weight"] - two["image_head.linear.weight"]).std()
+    # z S / n in each of the two runs
+    assert 0.5 < float(apart) / (2**0.5 * 5.0 * 0.1 / 2) < 2
