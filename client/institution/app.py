@@ -18,23 +18,23 @@ the encoders that it holds, by the keys of ``protocol.model.pretrained``.
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.institution.aggregation import Aggregation, Refusal, give_up
+from client.institution.aggregation import Refusal, give_up
 from client.institution.evaluation import relevance, retrieve
 from client.institution.pairs import stamp
-from client.institution.policy import Action, Policy
-from client.institution.privacy.budget import budget_of, pay
-from client.institution.privacy.ledger import Budget
-from client.institution.reading import Frozen, Held, Source, source_of
+from client.institution.policy import Action
+from client.institution.privacy.budget import pay
+from client.institution.reading import Frozen, Held, Source
 from client.institution.residual import Residuals, run_of
+from client.institution.site import Site, audit_of
 from client.institution.training import plan_of, train_epochs
 from client.institution.training_set import FeatureSet
 from protocol.clipping import clip_update
@@ -44,6 +44,7 @@ from protocol.errors import (
     DataError,
     MalformedMessage,
     PolicyError,
+    StorageError,
     TrainingError,
     UsageError,
 )
@@ -57,7 +58,6 @@ from protocol.model.statistics import Statistics, Sums
 from protocol.model.towers import TwoTowers
 from protocol.model.update import Arrays, arrays_of, load_arrays, unpack
 from protocol.secure_aggregation.contribution import Contribution
-from protocol.secure_aggregation.session import MAX_PARTICIPANTS, MIN_PARTICIPANTS
 
 app = ClientApp()
 
@@ -75,30 +75,6 @@ _REASONS: dict[type[BlindsightError], str] = {
     TrainingError: "training gave no usable update",
     UsageError: "the institution's own settings do not fit the run",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Site:
-    """What the institution itself has settled."""
-
-    name: str
-    source: Source
-    encoders: EncoderChoice
-    share_counts: bool
-    state: Path | None
-    policy: Policy | None
-    budget: Budget
-
-    def allow(self, settings: TrainingSettings, action: Action) -> None:
-        """Raise PolicyError for a run, or a reply by itself, that the policy does not allow."""
-        if self.policy is not None:
-            self.policy.check_run(settings, action)
-            self.policy.check_sum(settings.secure_aggregation, MAX_PARTICIPANTS)
-
-    def aggregation(self, context: Context) -> Aggregation:
-        """Secure aggregation, with what this institution has settled."""
-        minimum = self.policy.training.min_institutions if self.policy else MIN_PARTICIPANTS
-        return Aggregation.of(context, self.state, not self.share_counts, minimum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +150,25 @@ def recall_at_10(model: TwoTowers, held: Held) -> float:
 
 
 def _answer(
-    message: Message, context: Context, work: Callable[[Message, Context, _Site], RecordDict]
+    message: Message, context: Context, work: Callable[[Message, Context, Site], RecordDict]
 ) -> Message:
+    facts = {"message": message.metadata.message_type, "round": message.metadata.group_id}
+    audit = audit_of(context.node_config)
     try:
-        return Message(work(message, context, _site(context)), reply_to=message)
+        reply = Message(work(message, context, Site.of(context)), reply_to=message)
+        if audit is not None:  # before it leaves, and it does not leave if this fails
+            audit.record("answered", **facts, run=str(context.run_id))
+        return reply
     except Exception as error:
         if not isinstance(error, Refusal):
             give_up(context)
         _log.warning("training failed here, and the coordinator is told so: %s", error)
         _log.debug("where it failed", exc_info=True)
-        return Message(Error(_RAISED, _reason(error)), reply_to=message)
+        reason = _reason(error)
+        if audit is not None:
+            with suppress(StorageError):  # nothing leaves but the reason
+                audit.record("refused", **facts, run=str(context.run_id), why=reason[:500])
+        return Message(Error(_RAISED, reason), reply_to=message)
 
 
 def _reason(error: Exception) -> str:
@@ -196,7 +181,7 @@ def _reason(error: Exception) -> str:
     return f"{code}: {type(error).__name__}"
 
 
-def _train(message: Message, context: Context, site: _Site) -> RecordDict:
+def _train(message: Message, context: Context, site: Site) -> RecordDict:
     run = _received(message.content, site, "train")
     settings = run.settings
     masked = None
@@ -211,6 +196,8 @@ def _train(message: Message, context: Context, site: _Site) -> RecordDict:
     spending = None if plan is None else plan.spending(settings.local_epochs)
     config = message.content.config_records["config"]
     spent = pay(site.budget, site.state, settings, run_of(config), run.number, spending)
+    if spent is not None and site.audit is not None:
+        site.audit.record("privacy-charged", round=run.number, epsilon=spent)
     loss = train_epochs(
         run.model,
         held.data,
@@ -253,7 +240,7 @@ def _train(message: Message, context: Context, site: _Site) -> RecordDict:
     return RecordDict({"arrays": record, "metrics": metrics})
 
 
-def _evaluate(message: Message, context: Context, site: _Site) -> RecordDict:
+def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     run = _received(message.content, site, "evaluate")
     if not run.settings.secure_aggregation:
         return RecordDict({"metrics": _measure(site, run)})
@@ -262,7 +249,7 @@ def _evaluate(message: Message, context: Context, site: _Site) -> RecordDict:
     return masked.reply(Contribution(np.zeros(0, np.float32), totals))
 
 
-def _summarise(message: Message, context: Context, site: _Site) -> RecordDict:
+def _summarise(message: Message, context: Context, site: Site) -> RecordDict:
     settings, number = _settings(message.content, 0)
     site.allow(settings, "statistics")
     model = _starting(site, settings)
@@ -283,7 +270,7 @@ def _total(metrics: MetricRecord) -> dict[str, object]:
     return {**metrics, "measured": int("val-recall-at-10" in metrics)}
 
 
-def _measure(site: _Site, run: _Run) -> MetricRecord:
+def _measure(site: Site, run: _Run) -> MetricRecord:
     held = _read(site, "val", run)
     if not len(held.data):
         return MetricRecord()
@@ -302,7 +289,7 @@ def _settings(content: RecordDict, first: int) -> tuple[TrainingSettings, int]:
     return settings, server_round
 
 
-def _received(content: RecordDict, site: _Site, action: Action) -> _Run:
+def _received(content: RecordDict, site: Site, action: Action) -> _Run:
     """The coordinator's model, and a copy of what it learns to subtract afterwards."""
     settings, number = _settings(content, 1)
     site.allow(settings, action)
@@ -321,33 +308,12 @@ def _received(content: RecordDict, site: _Site, action: Action) -> _Run:
     return _Run(settings, number, model, before)
 
 
-def _starting(site: _Site, settings: TrainingSettings) -> TwoTowers:
+def _starting(site: Site, settings: TrainingSettings) -> TwoTowers:
     held = load_pretrained(replace(site.encoders, dim=settings.towers.dim))
     return held.agree(settings.towers).start(settings)
 
 
-def _site(context: Context) -> _Site:
-    config = context.node_config
-    data, name = config.get("data"), config.get("name")
-    if not isinstance(data, str) or not isinstance(name, str) or not name:
-        raise DataError("the institution's settings need data and name")
-    state = config.get("state", "")
-    if not isinstance(state, str):
-        raise DataError(f"the institution's setting state: expected a folder, got {state!r:.40}")
-    file = config.get("policy", "")
-    if not isinstance(file, str):
-        raise UsageError(f"the institution's setting policy: expected a file, got {file!r:.40}")
-    policy = Policy.read(Path(file)) if file else None
-    # Anything but a plain true hides the counts: a misspelt setting must not reveal them.
-    share_counts = config.get("share-counts", True) is True
-    if policy is not None:
-        share_counts = policy.training.share_counts
-    source, encoders = source_of(Path(data), config), EncoderChoice.from_config(config)
-    folder, budget = Path(state) if state else None, budget_of(config, policy)
-    return _Site(name, source, encoders, share_counts, folder, policy, budget)
-
-
-def _read(site: _Site, split: str, run: _Run) -> Held:
+def _read(site: Site, split: str, run: _Run) -> Held:
     return _held(site.source, split, stamp(site.source.data), Frozen(run.model, run.settings))
 
 
