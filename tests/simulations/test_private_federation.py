@@ -8,7 +8,9 @@ from flwr.app import UserConfig
 
 from client.institution.app import app
 from client.institution.pairs import read_pairs, write_pairs
+from client.institution.policy import TEMPLATE
 from client.institution.privacy.ledger import Ledger
+from protocol.audit import AuditLog
 from protocol.errors import TrainingError
 from protocol.model.settings import TrainingSettings
 from protocol.model.tower_settings import TowerSettings
@@ -80,3 +82,30 @@ def test_central_noise_moves_the_model(folders: dict[str, Path]) -> None:
     apart = (one["image_head.linear.weight"] - two["image_head.linear.weight"]).std()
     # z S / n in each of the two runs
     assert 0.5 < float(apart) / (2**0.5 * 5.0 * 0.1 / 2) < 2
+
+
+def test_answers_charges_and_refusals_are_in_the_audit_log(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        TEMPLATE.replace("require-secure-aggregation = true", "require-secure-aggregation = false")
+    )
+    own: UserConfig = {
+        "audit": str(tmp_path / "audit.log"),
+        "state": str(tmp_path),
+        "policy": str(policy),
+    }
+    node: UserConfig = {"name": "clinic", "data": str(next(iter(folders.values()))), **own}
+    settings = replace(SETTINGS, rounds=1, quorum=1)
+    with InProcessGrid(app, [node]) as grid:
+        coordinate(grid, settings)
+        policy.write_text(TEMPLATE)
+        with pytest.raises(TrainingError, match="policy allows true"):
+            coordinate(grid, settings)
+    entries = list(AuditLog(tmp_path / "audit.log").read())
+    events = [(one.event, one.facts.get("message")) for one in entries]
+    assert events[:2] == [("privacy-charged", None), ("answered", "train")]
+    assert ("answered", "evaluate") in events
+    assert events[-1] == ("refused", "train")
+    assert "policy allows true" in str(entries[-1].facts["why"])
