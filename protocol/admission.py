@@ -42,7 +42,7 @@ class Admission:
             certificate.check_issued_by(self._authority, now)
         except MalformedMessage as error:
             raise NotAdmitted(error.message, error.hint) from error
-        roster = self._current()
+        roster = self.roster()
         member = roster.find(certificate.identity)
         if member is None:
             raise NotAdmitted(
@@ -55,7 +55,8 @@ class Admission:
             )
         return member
 
-    def _current(self) -> Roster:
+    def roster(self) -> Roster:
+        """The roster as it stands. Raises StorageError if it cannot be read."""
         with self._lock:
             try:
                 stamp = _stamp(self._path)

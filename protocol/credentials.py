@@ -26,10 +26,14 @@ class Credentials:
         certificate, private_key, authority = self._read()
         return grpc.ssl_server_credentials([(private_key, certificate)], authority, True)
 
-    def for_client(self) -> grpc.ChannelCredentials:
-        """Return credentials that show this party's certificate and check the server's."""
+    def for_client(self, only: bytes | None = None) -> grpc.ChannelCredentials:
+        """Return credentials that show this party's certificate and check the server's.
+
+        ``only``: the one certificate (PEM) that the server may have, checked before; else any
+        of the authority's.
+        """
         certificate, private_key, authority = self._read()
-        return grpc.ssl_channel_credentials(authority, private_key, certificate)
+        return grpc.ssl_channel_credentials(only or authority, private_key, certificate)
 
     def _read(self) -> tuple[bytes, bytes, bytes]:
         try:

@@ -18,6 +18,9 @@ class FederationSettings(TomlSettings):
         default="0.0.0.0",  # noqa: S104 - nginx, the one process that is meant to be reached
         description="The address that nginx listens on.",
     )
+    directory_port: Port = Field(
+        default=8444, description="The port of the directory and the relay, beside nginx's."
+    )
     superlink_port: Port = Field(
         default=18000, description="The superlink's port, on loopback: never open it to others."
     )

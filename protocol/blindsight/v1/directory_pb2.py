@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&protocol/blindsight/v1/directory.proto\x12\rblindsight.v1\"6\n\x0fRegisterRequest\x12#\n\x05offer\x18\x01 \x01(\x0b\x32\x14.blindsight.v1.Offer\"\x12\n\x10RegisterResponse\"\r\n\x0bListRequest\"4\n\x0cListResponse\x12$\n\x06offers\x18\x01 \x03(\x0b\x32\x14.blindsight.v1.Offer\"P\n\x05Offer\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12\r\n\x05items\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\"K\n\nRelayFrame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\x32\x99\x01\n\tDirectory\x12K\n\x08Register\x12\x1e.blindsight.v1.RegisterRequest\x1a\x1f.blindsight.v1.RegisterResponse\x12?\n\x04List\x12\x1a.blindsight.v1.ListRequest\x1a\x1b.blindsight.v1.ListResponse2K\n\x05Relay\x12\x42\n\x06\x41ttach\x12\x19.blindsight.v1.RelayFrame\x1a\x19.blindsight.v1.RelayFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&protocol/blindsight/v1/directory.proto\x12\rblindsight.v1\"6\n\x0fRegisterRequest\x12#\n\x05offer\x18\x01 \x01(\x0b\x32\x14.blindsight.v1.Offer\"#\n\x10RegisterResponse\x12\x0f\n\x07seconds\x18\x01 \x01(\r\"\r\n\x0bListRequest\"4\n\x0cListResponse\x12$\n\x06offers\x18\x01 \x03(\x0b\x32\x14.blindsight.v1.Offer\"e\n\x05Offer\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12\r\n\x05items\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0c\"\x0f\n\rAttachRequest\"\x1c\n\x0cIncomingCall\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x0c\"@\n\nRelayFrame\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x61ll\x18\x02 \x01(\x0c\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x32\x99\x01\n\tDirectory\x12K\n\x08Register\x12\x1e.blindsight.v1.RegisterRequest\x1a\x1f.blindsight.v1.RegisterResponse\x12?\n\x04List\x12\x1a.blindsight.v1.ListRequest\x1a\x1b.blindsight.v1.ListResponse2\xd7\x01\n\x05Relay\x12\x45\n\x06\x41ttach\x12\x1c.blindsight.v1.AttachRequest\x1a\x1b.blindsight.v1.IncomingCall0\x01\x12\x42\n\x06\x41\x63\x63\x65pt\x12\x19.blindsight.v1.RelayFrame\x1a\x19.blindsight.v1.RelayFrame(\x01\x30\x01\x12\x43\n\x07\x43onnect\x12\x19.blindsight.v1.RelayFrame\x1a\x19.blindsight.v1.RelayFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERREQUEST']._serialized_start=57
   _globals['_REGISTERREQUEST']._serialized_end=111
   _globals['_REGISTERRESPONSE']._serialized_start=113
-  _globals['_REGISTERRESPONSE']._serialized_end=131
-  _globals['_LISTREQUEST']._serialized_start=133
-  _globals['_LISTREQUEST']._serialized_end=146
-  _globals['_LISTRESPONSE']._serialized_start=148
-  _globals['_LISTRESPONSE']._serialized_end=200
-  _globals['_OFFER']._serialized_start=202
-  _globals['_OFFER']._serialized_end=282
-  _globals['_RELAYFRAME']._serialized_start=284
-  _globals['_RELAYFRAME']._serialized_end=359
-  _globals['_DIRECTORY']._serialized_start=362
-  _globals['_DIRECTORY']._serialized_end=515
-  _globals['_RELAY']._serialized_start=517
-  _globals['_RELAY']._serialized_end=592
+  _globals['_REGISTERRESPONSE']._serialized_end=148
+  _globals['_LISTREQUEST']._serialized_start=150
+  _globals['_LISTREQUEST']._serialized_end=163
+  _globals['_LISTRESPONSE']._serialized_start=165
+  _globals['_LISTRESPONSE']._serialized_end=217
+  _globals['_OFFER']._serialized_start=219
+  _globals['_OFFER']._serialized_end=320
+  _globals['_ATTACHREQUEST']._serialized_start=322
+  _globals['_ATTACHREQUEST']._serialized_end=337
+  _globals['_INCOMINGCALL']._serialized_start=339
+  _globals['_INCOMINGCALL']._serialized_end=367
+  _globals['_RELAYFRAME']._serialized_start=369
+  _globals['_RELAYFRAME']._serialized_end=433
+  _globals['_DIRECTORY']._serialized_start=436
+  _globals['_DIRECTORY']._serialized_end=589
+  _globals['_RELAY']._serialized_start=592
+  _globals['_RELAY']._serialized_end=807
 # @@protoc_insertion_point(module_scope)

@@ -146,7 +146,7 @@ class Directory:
 
 
 class RelayStub:
-    """Relay carries ciphertext to institutions that accept no inbound connection.
+    """Relay carries the bytes of TLS connections to institutions that accept none from outside.
     """
 
     def __init__(self, channel):
@@ -155,19 +155,43 @@ class RelayStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Attach = channel.stream_stream(
+        self.Attach = channel.unary_stream(
                 '/blindsight.v1.Relay/Attach',
+                request_serializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.AttachRequest.SerializeToString,
+                response_deserializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.IncomingCall.FromString,
+                _registered_method=True)
+        self.Accept = channel.stream_stream(
+                '/blindsight.v1.Relay/Accept',
+                request_serializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.SerializeToString,
+                response_deserializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.FromString,
+                _registered_method=True)
+        self.Connect = channel.stream_stream(
+                '/blindsight.v1.Relay/Connect',
                 request_serializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.SerializeToString,
                 response_deserializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.FromString,
                 _registered_method=True)
 
 
 class RelayServicer:
-    """Relay carries ciphertext to institutions that accept no inbound connection.
+    """Relay carries the bytes of TLS connections to institutions that accept none from outside.
     """
 
-    def Attach(self, request_iterator, context):
-        """Attach is the one outbound stream that an institution behind a firewall keeps open.
+    def Attach(self, request, context):
+        """Attach is the one stream that an institution keeps open: it is told of each call to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Accept(self, request_iterator, context):
+        """Accept is an institution's end of one call; its first frame names the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Connect(self, request_iterator, context):
+        """Connect is a searcher's end of one call; its first frame names the institution.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,8 +200,18 @@ class RelayServicer:
 
 def add_RelayServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Attach': grpc.stream_stream_rpc_method_handler(
+            'Attach': grpc.unary_stream_rpc_method_handler(
                     servicer.Attach,
+                    request_deserializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.AttachRequest.FromString,
+                    response_serializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.IncomingCall.SerializeToString,
+            ),
+            'Accept': grpc.stream_stream_rpc_method_handler(
+                    servicer.Accept,
+                    request_deserializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.FromString,
+                    response_serializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.SerializeToString,
+            ),
+            'Connect': grpc.stream_stream_rpc_method_handler(
+                    servicer.Connect,
                     request_deserializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.FromString,
                     response_serializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.SerializeToString,
             ),
@@ -190,11 +224,38 @@ def add_RelayServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Relay:
-    """Relay carries ciphertext to institutions that accept no inbound connection.
+    """Relay carries the bytes of TLS connections to institutions that accept none from outside.
     """
 
     @staticmethod
-    def Attach(request_iterator,
+    def Attach(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blindsight.v1.Relay/Attach',
+            protocol_dot_blindsight_dot_v1_dot_directory__pb2.AttachRequest.SerializeToString,
+            protocol_dot_blindsight_dot_v1_dot_directory__pb2.IncomingCall.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Accept(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -207,7 +268,34 @@ class Relay:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/blindsight.v1.Relay/Attach',
+            '/blindsight.v1.Relay/Accept',
+            protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.SerializeToString,
+            protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Connect(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/blindsight.v1.Relay/Connect',
             protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.SerializeToString,
             protocol_dot_blindsight_dot_v1_dot_directory__pb2.RelayFrame.FromString,
             options,
