@@ -11,7 +11,7 @@ from protocol.errors import MalformedMessage
 from protocol.identity import Identity, PublicIdentity
 
 _PURPOSE = "bundle"
-_MAX_TEXT = 16_384
+MAX_TEXT = 16_384
 
 
 def approve(sha256: str, reviewer: Identity) -> str:
@@ -22,7 +22,7 @@ def approve(sha256: str, reviewer: Identity) -> str:
 
 def approved_by(sha256: str, approvals: str) -> Iterator[PublicIdentity]:
     """Whose valid signatures are among ``approvals``; anything else in it counts for nothing."""
-    for one in approvals.split(",") if len(approvals) <= _MAX_TEXT else ():
+    for one in approvals.split(",") if len(approvals) <= MAX_TEXT else ():
         key, _, signature = one.strip().partition(":")
         try:
             identity = PublicIdentity.read(bytes.fromhex(key))

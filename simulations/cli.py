@@ -16,10 +16,20 @@ from client.institution.cli import Int8Option
 from client.institution.cli import app as institution
 from client.institution.cli import index_app as index
 from client.institution.data_cli import data_app as data_commands
+from client.institution.deployment.cli import up as institution_up
+from client.institution.provisioning.cli import COMMANDS as JOINING
+from client.searcher.cli import app as searcher
+from protocol.audit_cli import audit_app
 from protocol.errors import UsageError
 from protocol.terminal import AsJson, Outcome, command, fail, progress
+from server.deployment.cli import app as coordinator
+from server.deployment.cli import approve_bundle, bundle
+from server.directory.cli import serve as coordinator_serve
+from server.provisioning.cli import app as federation_commands
+from simulations import running
 from simulations.bench.cli import app as bench
 from simulations.options import TRAINING_FLAGS, with_flags
+from simulations.poc.cli import app as poc
 
 # No call home, ever: set before flwr or transformers is imported anywhere.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -37,6 +47,19 @@ app.add_typer(institution, name="institution")
 app.add_typer(index, name="index")
 app.add_typer(data_commands, name="data")
 app.add_typer(bench, name="bench")
+app.add_typer(audit_app, name="audit")
+app.add_typer(coordinator, name="coordinator")
+app.add_typer(poc, name="poc")
+app.add_typer(federation_commands, name="federation")
+app.add_typer(searcher, name="searcher")
+institution.command("up")(institution_up)
+coordinator.command("serve")(coordinator_serve)
+for _name, _function in JOINING.items():
+    institution.command(_name)(_function)
+federation_commands.command()(bundle)
+federation_commands.command()(approve_bundle)
+for steer in (running.train, running.status, running.logs, running.stop):
+    app.command()(steer)
 
 
 @app.command()
@@ -166,6 +189,12 @@ def search(
     ] = None,
     release: Annotated[Path | None, typer.Option(help="Folder of the model release.")] = None,
     credentials: Annotated[Path | None, typer.Option(help="Folder with your TLS files.")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="The searcher's folder: whom to ask, the directory says.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--from", help="By commas: ask these of the directory alone.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="How many pictures.")] = 10,
     sheet: Annotated[
         Path | None, typer.Option(help="Write the pictures to this HTML file.")
@@ -195,10 +224,17 @@ def search(
                 RemoteInstitution(name, address, mine, ANSWER_SECONDS)
                 for name, address in map(_named_address, institution)
             ]
+        elif home and release:
+            from client.searcher.directory import connections
+            from protocol.provisioning.home import Home
+
+            model = read_release(release)
+            remotes = connections(Home(home), only.split(",") if only else [])
         else:
             raise UsageError(
                 "it is not said whom to ask",
-                "Give --federation DIR, or --institution, --release and --credentials.",
+                "Give --federation DIR, or --home and --release, or --institution, --release and "
+                "--credentials.",
             )
         embedder = Embedder(model, "int8" if int8 else "float32")
         searcher = stack.enter_context(Searcher(embedder, remotes))
@@ -207,11 +243,20 @@ def search(
 
 @app.command()
 @command
-def doctor(as_json: AsJson = False) -> Outcome:
-    """Check this machine: versions, processor, encryption against known answers, disk, memory."""
+def doctor(
+    role: Annotated[
+        str | None, typer.Option(help="Also check a party: coordinator, institution, searcher.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="The party's folder.")] = None,
+    as_json: AsJson = False,
+) -> Outcome:
+    """Check this machine: versions, processor, encryption against known answers, disk, memory.
+
+    With --role and --home also a party's folder: key, certificate, clock, coordinator, policy.
+    """
     from simulations.doctor import examine
 
-    return examine()
+    return examine(role, home)
 
 
 def _named_address(text: str) -> tuple[str, str]:

@@ -1,0 +1,152 @@
+"""The walk-through of docs/operations.md: two institutions and a coordinator on three addresses."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from client.institution.pairs import read_pairs, write_pairs
+from simulations.institutions import by_name
+from simulations.partition import parse_partition, partition
+from simulations.scenes import write_scenes
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def shown() -> list[list[str]]:
+    """The commands of the blocks that are marked sh, in order."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("blindsight ")]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def write_data(root: Path) -> None:
+    write_scenes(root / "scenes", 60, 2, 0, lambda _: None)
+    folder = read_pairs(root / "scenes")
+    shares = by_name(partition(folder, parse_partition("iid"), 2, 0)).values()
+    for name, pairs in zip(("clinic", "museum"), shares, strict=True):
+        write_pairs(root / "data" / name, pairs, folder)
+
+
+def edit(path: Path, *changes: tuple[str, str]) -> None:
+    text = path.read_text()
+    for pattern, by in changes:
+        text, count = re.subn(pattern, by, text, flags=re.MULTILINE)
+        assert count == 1, pattern
+    path.write_text(text)
+
+
+class Walk:
+    """Runs the commands, and does what the page says in words."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.names: dict[str, str] = {}
+        self.running: dict[str, ExitStack] = {}
+
+    def run(self, words: list[str]) -> None:
+        words = [self._filled(word) for word in words]
+        if words[:2] == ["federation", "init"]:
+            words += ["--port", str(free_port()), "--superlink-port", str(free_port())]
+        if words[0] == "train":
+            words = [*words[:-1], "1", "--local-epochs", "1"]
+        if words[1] == "up":
+            self.up(words)
+            return
+        found = self.call(words)
+        if words[1] == "request":
+            self.names[f"{words[words.index('--name') + 1].upper()}_FINGERPRINT"] = found[
+                "fingerprint"
+            ]
+        if words[:2] == ["federation", "init"]:
+            self.names["AUTHORITY_FINGERPRINT"] = found["authority"]
+        if words[:2] == ["institution", "install"]:
+            home = self.root / words[-3]
+            (self.root / "data" / home.name).rename(home / "data")
+        if words[:2] == ["federation", "bundle"]:
+            self.names["BUNDLE_SHA256"] = found["sha256"]
+            for name, host in (("clinic", "127.0.0.2"), ("museum", "127.0.0.3")):
+                edit(self.root / name / "policy.toml",
+                     (r"^bundles = \[\]", f'bundles = ["{found["sha256"]}"]'),
+                     (r"^min-institutions = 3", "min-institutions = 2"))  # fmt: skip
+                edit(self.root / name / "institution.toml",
+                     (r"^node_port = .*", f"node_port = {free_port()}"),
+                     (r"^service_host = .*", f'service_host = "{host}"'))  # fmt: skip
+        if words[0] == "train":
+            self.names["RELEASE_ID"] = found["release_id"]
+        if words[:2] == ["institution", "index"]:
+            self.running["clinic"].close()
+            self.up(["institution", "up", "--home", "clinic"])
+        if words[0] == "search":
+            assert found["results"], found
+
+    def call(self, words: list[str]) -> dict[str, object]:
+        done = subprocess.run(
+            self._command([*words, "--json"]),
+            cwd=self.root, capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
+        found: dict[str, object] = json.loads(done.stdout)["data"]
+        return found
+
+    def up(self, words: list[str]) -> None:
+        stack = self.running[words[-1]] = ExitStack()
+        stack.enter_context(running(self._command(words), self.root))
+
+    def _command(self, words: list[str]) -> list[str]:
+        return [sys.executable, "-m", "simulations.cli", *words]
+
+    def _filled(self, word: str) -> str:
+        return re.sub(r"\b[A-Z]+_[A-Z0-9]+\b", lambda found: self.names[found[0]], word)
+
+
+@contextmanager
+def running(command: list[str], folder: Path) -> Iterator[None]:
+    """It is ready within the block, and has ended in order after it."""
+    with (folder / "up.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True,
+            env={"OMP_NUM_THREADS": "1", **os.environ},
+        )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        ready = process.stdout.readline()
+        assert ready, (folder / "up.log").read_text()
+        json.loads(ready)
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_every_command_works_in_the_order_shown(tmp_path: Path) -> None:
+    if shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin") is None:
+        pytest.skip("nginx is not installed: apt install nginx-light")
+    commands = shown()
+    assert any(words[0] == "train" for words in commands), f"{PAGE} has no walk-through"
+    write_data(tmp_path)
+    walk = Walk(tmp_path)
+    try:
+        for words in commands:
+            walk.run(words)
+    finally:
+        for party in reversed(walk.running.values()):
+            party.close()
