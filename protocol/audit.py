@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,11 @@ class AuditLog:
         self.path = path
 
     def record(self, event: str, **facts: Fact) -> Entry:
-        """Append an entry; it is on disk when this returns.
+        """Append an entry; it is on disk when this returns. Raises as ``record_all`` does."""
+        return self.record_all([(event, facts)])[0]
+
+    def record_all(self, events: Sequence[tuple[str, dict[str, Fact]]]) -> list[Entry]:
+        """Append an entry for each, in order; all are on disk when this returns: one fsync.
 
         A line that a crash left unfinished at the end was acknowledged to nobody, and is cut off.
         Raises StorageError; the log is then as it was.
@@ -59,17 +63,23 @@ class AuditLog:
             end, last = self._last(file)
             n, before = (last.n, last.chain) if last else (0, _START)
             time = datetime.now(UTC).isoformat(timespec="milliseconds")
-            entry, line = _entry(n + 1, time, event, facts, before)
+            entries, lines = [], []
+            for event, facts in events:
+                entry, line = _entry(n + 1, time, event, facts, before)
+                n, before = entry.n, entry.chain
+                entries.append(entry)
+                lines.append(line)
+            content = b"".join(lines)
             try:
-                write_at(file, line, end)
-                os.ftruncate(file, end + len(line))
+                write_at(file, content, end)
+                os.ftruncate(file, end + len(content))
                 os.fsync(file)
             except OSError:
                 os.ftruncate(file, end)
                 raise
             if fresh:
                 sync_folder(self.path.parent)
-            return entry
+            return entries
         except OSError as error:
             raise storage_error(self.path, error) from error
         finally:

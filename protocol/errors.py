@@ -10,7 +10,9 @@
     │   ├── EpochMismatch     the index was rebuilt since it was described
     │   └── NotAdmitted       a stranger, a revoked member, or one without that right
     ├── PolicyError           what this party's own policy does not allow         exit 8
+    ├── LimitReached          more at once, or more a day, than is served         exit 9
     ├── TrainingError         a round that cannot be used: NaN, no quorum         exit 4
+    │   └── BudgetError       a round that would exceed the privacy budget        exit 4
     ├── ServiceError          a service that cannot start, or does not answer     exit 5
     └── StorageError          a disk that is full, a file that is damaged         exit 6
 
@@ -99,12 +101,27 @@ class PolicyError(BlindsightError):
     status = "PERMISSION_DENIED"
 
 
+class LimitReached(BlindsightError):
+    """More was asked for than a service gives to one party; ``retry_after_ms`` says when again."""
+
+    code = "limit_reached"
+    exit_code = 9
+    status = "RESOURCE_EXHAUSTED"
+    retry_after_ms: int | None = None
+
+
 class TrainingError(BlindsightError):
     """A round of training that gave nothing usable."""
 
     code = "training"
     exit_code = 4
     status = "FAILED_PRECONDITION"
+
+
+class BudgetError(TrainingError):
+    """A round that would spend more of the records' privacy than the institution allows."""
+
+    code = "privacy_budget"
 
 
 class ServiceError(BlindsightError):

@@ -3,16 +3,27 @@
 from __future__ import annotations  # grpc's types are generic in its stubs only
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 
-from protocol.errors import BlindsightError, ProtocolError, ServiceError
+from protocol.errors import (
+    BlindsightError,
+    LimitReached,
+    PolicyError,
+    ProtocolError,
+    ServiceError,
+)
 
 log = logging.getLogger(__name__)
 
-_CODE_KEY = "blindsight-code"
+CODE_KEY = "blindsight-code"
+_RETRY_KEY = "retry-after-ms"
+_MAX_RETRY_MS = 86_400_000
+_TOLD = (ProtocolError, PolicyError, LimitReached)
+"""What a caller is told. Their messages never name a private file."""
 
 
 class ErrorInterceptor(grpc.ServerInterceptor):
@@ -32,9 +43,16 @@ class ErrorInterceptor(grpc.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method
+        if method.startswith("/grpc."):
+            return handler  # health and reflection answer for themselves
         if handler.response_streaming:
-            stream = handler.unary_stream
-            return grpc.unary_stream_rpc_method_handler(
+            stream = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            wrap = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return wrap(
                 lambda request, context: _streamed(method, stream, request, context),
                 handler.request_deserializer,
                 handler.response_serializer,
@@ -64,9 +82,12 @@ def _answered(method: str, behaviour: Any, request: Any, context: grpc.ServicerC
 
 
 def _abort(method: str, error: Exception, context: grpc.ServicerContext) -> None:
-    if isinstance(error, ProtocolError):
+    if isinstance(error, _TOLD):
         log.info("%s refused: %s", method, error.code)
-        context.set_trailing_metadata(((_CODE_KEY, error.code),))
+        trailing = [(CODE_KEY, error.code)]
+        if isinstance(error, LimitReached) and error.retry_after_ms is not None:
+            trailing.append((_RETRY_KEY, str(error.retry_after_ms)))
+        context.set_trailing_metadata(tuple(trailing))
         context.abort(getattr(grpc.StatusCode, error.status), error.message)
     log.error("%s failed", method, exc_info=error)
     context.abort(grpc.StatusCode.INTERNAL, "the institution cannot answer now")
@@ -76,8 +97,10 @@ def error_from_rpc(error: grpc.RpcError, who: str) -> BlindsightError:
     """Return the error that a failed call to ``who`` stands for."""
     status = error.code()
     details = str(error.details() or "")[:500]
-    codes = [str(one.value) for one in error.trailing_metadata() or () if one.key == _CODE_KEY]
-    kinds: list[type[BlindsightError]] = [*ProtocolError.__subclasses__()]
+    codes = [str(one.value) for one in error.trailing_metadata() or () if one.key == CODE_KEY]
+    if LimitReached.code in codes:
+        return _limit_reached(error, who, details)
+    kinds: list[type[BlindsightError]] = [PolicyError, *ProtocolError.__subclasses__()]
     for kind in kinds:
         if kind.code in codes:
             return kind(f"{who}: {details}")
@@ -86,3 +109,15 @@ def error_from_rpc(error: grpc.RpcError, who: str) -> BlindsightError:
     if status == grpc.StatusCode.DEADLINE_EXCEEDED:
         return ServiceError(f"{who} did not answer in time", "Try again, or allow more time.")
     return ServiceError(f"{who} did not answer: {status.name}: {details}")
+
+
+def _limit_reached(error: grpc.RpcError, who: str, details: str) -> LimitReached:
+    """With when to ask again, if the other side said so in at most a day's milliseconds."""
+    said = [str(one.value) for one in error.trailing_metadata() or () if one.key == _RETRY_KEY]
+    found = re.fullmatch(r"[0-9]{1,8}", said[0]) if said else None
+    wait = int(found[0]) if found else _MAX_RETRY_MS + 1
+    known = wait <= _MAX_RETRY_MS
+    hint = f"Ask again in {max(1, round(wait / 1000)):,} seconds." if known else "Ask again later."
+    reached = LimitReached(f"{who}: {details}", hint)
+    reached.retry_after_ms = wait if known else None
+    return reached

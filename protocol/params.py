@@ -102,6 +102,13 @@ class Preset:
         """Bits that one flooded score coefficient can carry, whatever the searcher sends."""
         return log2(self.data_modulus) - self.flood_bits - 1
 
+    def coarse_bits(self, score_bits: int) -> int:
+        """log2 of half the coarse steps that leave a score ``score_bits`` bits; below 0: none.
+
+        A step is 2^(flood_bits + 1); docs/protocol.md section 6.4.
+        """
+        return self.score_scale_bits - score_bits - self.flood_bits - 1
+
     def noise_bound(self, chunk_width: int) -> float:
         """Bound of the computation noise in a score coefficient (docs/protocol.md section 6.1)."""
         items_in_block = self.ring_degree / chunk_width

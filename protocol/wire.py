@@ -4,6 +4,7 @@ Lengths follow from the described layout and are compared before anything is all
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from protocol.bits import pack, unpack
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.errors import EpochMismatch, MalformedMessage, ReleaseMismatch, UsageError
+from protocol.handles import SECRET_BYTES, TICKET_BYTES, Grant
 from protocol.ntt import U32
 from protocol.packing import Layout
 from protocol.params import preset_by_name
@@ -19,6 +21,9 @@ from protocol.seeds import SEED_BYTES
 
 MAX_POSITIONS = 200
 """Items in one fetch."""
+
+MAX_PROBES = 8
+"""Questions in one call of Screen: as many as share one pass over an index."""
 
 MAX_ITEMS = 1 << 27
 """Items in one index that a searcher believes in: some 2 GB of reply."""
@@ -154,22 +159,34 @@ def parse_score_response(
     return EncryptedScores(next_block, c0.reshape(count, -1), c1.reshape(count, degree))
 
 
-def parse_fetch_request(message: pb.FetchRequest, served: IndexDescription) -> list[int]:
-    """Check the positions asked for; raise EpochMismatch or MalformedMessage."""
+def parse_fetch_request(
+    message: pb.FetchRequest, served: IndexDescription, grant_of: Callable[[bytes], Grant]
+) -> list[int]:
+    """Check handles and return their positions; raise EpochMismatch or MalformedMessage.
+
+    ``grant_of`` checks the ticket and returns what was granted with it.
+    """
     if message.epoch != served.epoch:
         raise EpochMismatch(
-            f"the positions are of epoch {message.epoch}, the index is at epoch {served.epoch}",
+            f"the items are of epoch {message.epoch}, the index is at epoch {served.epoch}",
             "Search again.",
         )
-    positions = list(message.positions[: MAX_POSITIONS + 1])
-    if not 1 <= len(positions) <= MAX_POSITIONS or len(set(positions)) != len(positions):
+    handles = list(message.handles[: MAX_POSITIONS + 1])
+    if not 1 <= len(handles) <= MAX_POSITIONS or len(set(handles)) != len(handles):
         raise MalformedMessage(
-            f"1 to {MAX_POSITIONS} different positions are fetched at once, "
-            f"got {len(message.positions)}"
+            f"1 to {MAX_POSITIONS} different items are fetched at once, got {len(message.handles)}"
         )
-    if max(positions) >= served.layout.items:
-        raise MalformedMessage(f"positions are below {served.layout.items}, got {max(positions)}")
-    return positions
+    return grant_of(message.ticket).positions(handles, served.layout.items)
+
+
+def parse_grant(message: pb.ScoreResponse) -> Grant:
+    """What an answer's first message grants; raise MalformedMessage for another length."""
+    if len(message.ticket) != TICKET_BYTES or len(message.secret) != SECRET_BYTES:
+        raise MalformedMessage(
+            f"an answer begins with a ticket of {TICKET_BYTES} bytes and a secret of "
+            f"{SECRET_BYTES}, got {len(message.ticket)} and {len(message.secret)}"
+        )
+    return Grant(message.ticket, message.secret)
 
 
 def _ciphertext(ciphertext: Seeded, layout: Layout) -> pb.SeededCiphertext:

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from client.institution.privacy.cli import privacy
 from protocol.terminal import AsJson, Outcome, command, progress, say
 
 app = typer.Typer(help="Index your images and answer encrypted questions.", no_args_is_help=True)
+app.command()(privacy)
 index_app = typer.Typer(help="Plan an index.", no_args_is_help=True)
 
 GoalOption = Annotated[
@@ -64,13 +66,17 @@ def index(
 @app.command()
 @command
 def serve(
-    name: Annotated[str, typer.Option(help="Name to answer under.")],
-    data: Annotated[Path, typer.Option(help="Folder with the images.")],
-    index: Annotated[Path, typer.Option(help="Folder of the index.")],
+    home: Annotated[
+        Path | None,
+        typer.Option(help="This institution's folder: identity, roster, policy, data and index."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name to answer under.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the images.")] = None,
+    index: Annotated[Path | None, typer.Option(help="Folder of the index.")] = None,
     credentials: Annotated[
-        Path,
+        Path | None,
         typer.Option(help="Folder with certificate.pem, private-key.pem and authority.pem."),
-    ],
+    ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on. (default: 127.0.0.1)")
     ] = None,
@@ -80,33 +86,85 @@ def serve(
     threads: Annotated[int | None, typer.Option(help="Threads for scoring.")] = None,
     release: Annotated[
         list[str] | None,
-        typer.Option(help="What searchers may fetch: thumbnail, caption. Default: nothing."),
+        typer.Option(
+            help="Without --home: what searchers may fetch: thumbnail, caption. Default: nothing."
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Show metrics for Prometheus on this port of 127.0.0.1.")
+    ] = None,
+    reflection: Annotated[
+        bool | None, typer.Option("--reflection", help="Let callers list what can be called.")
+    ] = None,
+    each: Annotated[
+        int | None, typer.Option(help="Calls of one searcher under way. (default: 8)")
+    ] = None,
+    most: Annotated[int | None, typer.Option(help="Calls under way in all. (default: 32)")] = None,
+    together: Annotated[
+        int | None, typer.Option(help="Questions in one pass over the index. (default: 8)")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Seconds a call may take, waiting included. (default: 300)")
     ] = None,
     until_stdin_closes: Annotated[
         bool, typer.Option(help="Stop when standard input is closed.")
     ] = False,
     as_json: AsJson = False,
 ) -> Outcome:
-    """Answer encrypted questions over mutual TLS until stopped."""
+    """Answer encrypted questions over mutual TLS until stopped.
+
+    With --home who may search, how often and what leaves is in its policy.toml, and everything
+    that is asked is charged and noted there. Without, every certificate of the authority may.
+    """
     from client.institution.service import serve as run
     from client.institution.settings import ServiceSettings
     from protocol.flags import settings_from_flags
 
+    given: dict[str, object] = {
+        "name": name,
+        "data": data,
+        "index": index,
+        "credentials": credentials,
+        "host": host,
+        "port": port,
+        "threads": threads,
+        "release": release or None,
+        "metrics_port": metrics_port,
+        "reflection": reflection,
+        "each": each,
+        "most": most,
+        "together": together,
+        "seconds": seconds,
+    }
+    if home is not None:
+        said = {flag: value for flag, value in given.items() if value is not None}
+        given |= _of_home(home) | said
     settings = settings_from_flags(
         ServiceSettings,
         "See blindsight institution serve --help; settings also come from "
         "BLINDSIGHT_INSTITUTION_* in the environment.",
-        name=name,
-        data=data,
-        index=index,
-        credentials=credentials,
-        host=host,
-        port=port,
-        threads=threads,
-        release=release or None,
+        **given,
     )
     run(settings, until_stdin_closes)
-    return Outcome(f"{name} has stopped", {"name": name})
+    return Outcome(f"{settings.name} has stopped", {"name": settings.name})
+
+
+def _of_home(root: Path) -> dict[str, object]:
+    """What an institution's folder says of its service."""
+    from client.institution.provisioning.home import InstitutionFolder
+    from client.institution.provisioning.settings import InstitutionSettings
+
+    home = InstitutionFolder(root)
+    settings = InstitutionSettings.load(home.settings)
+    return {
+        "home": root,
+        "name": settings.name,
+        "data": root / settings.data,
+        "index": root / settings.index,
+        "credentials": home.identity,
+        "host": settings.service_host,
+        "port": settings.service_port,
+    }
 
 
 @index_app.callback()

@@ -133,11 +133,12 @@ def rerandomise(sums, public, ternary, constants):  # type: ignore[no-untyped-de
 
 @kernel
 def switch_down(  # type: ignore[no-untyped-def]
-    sums, flood, error, constants, inverses, quotients, reply, c0, c1
+    sums, flood, coarse, steps, error, constants, inverses, quotients, reply, c0, c1
 ):
     """Add noise, divide by all primes but the first with rounding, keep what is a score.
 
     ``sums`` uint32 [m, 2, k, N], overwritten; ``flood`` int64 [m, N/d2], below 2^61 in size;
+    ``coarse`` int32 [m, N/d2] counts ``steps`` uint32 [k], each 2^32 times a step modulo its prime;
     ``error`` int8 [m, N]; ``inverses[j, i]`` = 1/q_j mod q_i beside its Shoup quotient; out:
     ``c0`` uint32 [m, N/d2] and ``c1`` uint32 [m, N], coefficients modulo the two of ``reply``.
     """
@@ -155,6 +156,10 @@ def switch_down(  # type: ignore[no-untyped-def]
             for j in range(scores):
                 noise = reduce(lift + np.uint64(flood[b, j]), q, inverse, fold)
                 added = np.uint64(noise) * carry + (np.uint64(some[i, j]) << np.uint64(32))
+                count = np.uint32(coarse[b, j])
+                added += np.uint64(min(count, np.uint32(count + np.uint32(q)))) * np.uint64(
+                    steps[i]
+                )
                 some[i, j] = reduce(added, q, inverse, fold)
             for j in range(degree):
                 value = np.uint32(np.int32(error[b, j]))

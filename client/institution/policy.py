@@ -11,8 +11,11 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from client.institution import search_policy
+from client.institution.policy_table import PolicyTable
+from client.institution.search_policy import SearchPolicy
 from protocol.bundle_approval import approved_by
 from protocol.errors import PolicyError, UsageError
 from protocol.files import read_bounded
@@ -26,7 +29,8 @@ _HINT = "see the comments in policy.toml, and docs/operations.md"
 _SHA256 = r"^[0-9a-f]{64}$"
 _FINGERPRINT = r"^[0-9a-f]{4}(:[0-9a-f]{4}){15}$"
 
-TEMPLATE = """\
+TEMPLATE = (
+    """\
 # What this institution allows beside its data. What is not allowed here is refused.
 # It is read anew for every bundle and every round: no restart is needed.
 
@@ -58,18 +62,11 @@ min-noise = 0.0
 max-epsilon = 0.0
 delta = 1e-6
 """
+    + search_policy.TEMPLATE
+)
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
-
-
-class CodePolicy(_Table):
+class CodePolicy(PolicyTable):
     """Which bundles of code may run here."""
 
     bundles: tuple[str, ...] = ()
@@ -91,7 +88,7 @@ class CodePolicy(_Table):
         return _each(value, _FINGERPRINT, "a fingerprint of 16 groups of four digits")
 
 
-class TrainingPolicy(_Table):
+class TrainingPolicy(PolicyTable):
     """What a run may ask for."""
 
     actions: frozenset[Action] = frozenset()
@@ -109,7 +106,7 @@ class TrainingPolicy(_Table):
         return frozenset(value) if isinstance(value, list) else value
 
 
-class PrivacyPolicy(_Table):
+class PrivacyPolicy(PolicyTable):
     """The least noise, and the most that may be spent."""
 
     min_noise: float = Field(default=0.0, ge=0.0)
@@ -117,12 +114,13 @@ class PrivacyPolicy(_Table):
     delta: float = Field(default=1e-6, gt=0.0, lt=0.1)
 
 
-class Policy(_Table):
+class Policy(PolicyTable):
     """The whole file. Without a table, nothing of what it governs is allowed."""
 
     code: CodePolicy = CodePolicy()
     training: TrainingPolicy = TrainingPolicy()
     privacy: PrivacyPolicy = PrivacyPolicy()
+    search: SearchPolicy = SearchPolicy()
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -220,6 +218,6 @@ def _line(text: str, names: list[str]) -> str:
         if bare.startswith("["):
             table = bare.strip("[] ")
         key = bare.split("=")[0].strip().strip("\"'")
-        if (names[:-1] == ([table] if table else []) and key == names[-1]) or [table] == names:
+        if table == ".".join(names) or (table == ".".join(names[:-1]) and key == names[-1]):
             return f", line {number}"
     return ""

@@ -18,9 +18,19 @@ from protocol.seeds import expand
 class Question:
     """One encrypted question to a packed index."""
 
-    def __init__(self, layout: Layout, public_keys: list[Seeded], chunks: list[Seeded]) -> None:
-        """Expand the seeds of what ``protocol.wire`` has checked."""
+    def __init__(
+        self,
+        layout: Layout,
+        public_keys: list[Seeded],
+        chunks: list[Seeded],
+        score_bits: int | None = None,
+    ) -> None:
+        """Expand the seeds of what ``protocol.wire`` has checked.
+
+        An answer leaves about ``score_bits`` bits of each score; all that there are by default.
+        """
         preset = layout.preset
+        self._score_bits = score_bits
         self._layout = layout
         self._ring = ring(preset.ring_degree, preset.data_moduli)
         pairs = self._ring.to_lane_order(np.stack([self._pair(key) for key in public_keys]))
@@ -55,13 +65,29 @@ class Question:
         c0 = np.empty((len(sums), self._layout.block_items), np.uint32)
         c1 = np.empty((len(sums), preset.ring_degree), np.uint32)
         switch_down(
-            sums, mask.flood, mask.error, constants, *self._inverses, preset.reply_moduli, c0, c1
+            sums,
+            mask.flood,
+            mask.coarse,
+            self._steps,
+            mask.error,
+            constants,
+            *self._inverses,
+            preset.reply_moduli,
+            c0,
+            c1,
         )
         return EncryptedScores(start, c0, c1)
 
     def draw(self, blocks: int) -> Mask:
         """Draw the noise of ``blocks`` blocks from a stream of their own."""
-        return Stream().mask(blocks, self._layout)
+        return Stream().mask(blocks, self._layout, self._score_bits)
+
+    @cached_property
+    def _steps(self) -> U32:
+        """A coarse step of noise times 2^32 modulo each prime, uint32 [k]."""
+        preset = self._layout.preset
+        exponent = preset.flood_bits + 1 + 32
+        return np.array([pow(2, exponent, q) for q in preset.data_moduli], np.uint32)
 
     @cached_property
     def _inverses(self) -> tuple[U32, U32]:

@@ -22,12 +22,14 @@ class Mask:
     """What re-randomises and floods m blocks: ``Enc_pk(0)`` and the flooding noise.
 
     ``ternary`` int8 [m, keys, N] in {-1, 0, 1}; ``error`` int8 [m, N] for c1; ``flood`` int64
-    [m, N/d2] for the score coefficients of c0, with their own error added.
+    [m, N/d2] for the score coefficients of c0, with their own error added; ``coarse`` int32
+    [m, N/d2] is added to them in steps of 2^(flood_bits + 1), where a score is to be less exact.
     """
 
     ternary: NDArray[np.int8]
     error: NDArray[np.int8]
     flood: NDArray[np.int64]
+    coarse: NDArray[np.int32]
 
 
 class Stream:
@@ -36,15 +38,26 @@ class Stream:
     def __init__(self) -> None:
         self._stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
 
-    def mask(self, blocks: int, layout: Layout) -> Mask:
-        """Draw the noise of ``blocks`` blocks."""
+    def mask(self, blocks: int, layout: Layout, score_bits: int | None = None) -> Mask:
+        """Draw the noise of ``blocks`` blocks; a score is left about ``score_bits`` bits.
+
+        Flooding and coarse noise together are uniform over ±2^-score_bits of a score (section 6.4
+        of docs/protocol.md): never less than the flooding alone.
+        """
         degree, scores, keys = layout.preset.ring_degree, layout.block_items, layout.public_keys
         flood = self.uniform(blocks * scores, layout.preset.flood_bits)
+        coarse = np.zeros((blocks, scores), np.int32)
+        steps = -1 if score_bits is None else layout.preset.coarse_bits(score_bits)
+        if steps >= 0:
+            # [0, 2^(flood+1)) tiles what lies between two coarse steps.
+            flood += 1 << layout.preset.flood_bits
+            coarse = self.uniform(blocks * scores, steps).astype(np.int32).reshape(blocks, scores)
         flood += self.centred_binomial(blocks * scores)
         return Mask(
             self.ternary(blocks * keys * degree).reshape(blocks, keys, degree),
             self.centred_binomial(blocks * degree).reshape(blocks, degree),
             flood.reshape(blocks, scores),
+            coarse,
         )
 
     def ternary(self, count: int) -> NDArray[np.int8]:

@@ -7,14 +7,16 @@ re-randomised gives the institution's embeddings away (docs/security.md, ratio l
 
 Questions that arrive while a pass over the index goes on wait for its end and then share the
 next one: a lone question does not wait at all, nobody waits longer than the passes before it, and
-under load the index is read from memory once for up to eight of them.
+under load the index is read from memory once for up to eight of them. Each searcher has a queue of
+its own, and passes take from the queues in turn: who asks much waits for himself.
 """
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from queue import SimpleQueue
 
 from client.institution.packed import PackedIndex
@@ -29,16 +31,22 @@ MAX_TOGETHER = 8
 """Questions in one pass."""
 
 
+Answers = SimpleQueue[tuple[int, EncryptedScores | BaseException | None]]
+
+
 class Scorer:
     """Scores questions against one packed index on its own threads."""
 
-    def __init__(self, index: PackedIndex, threads: int | None = None) -> None:
-        self._index = index
+    def __init__(
+        self, index: PackedIndex, threads: int | None = None, together: int = MAX_TOGETHER
+    ) -> None:
+        """Answer at most ``together`` questions in one pass."""
+        self._index, self._together = index, together
         self._threads = threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, "score")
         self._conductor = ThreadPoolExecutor(1, "pass")
         self._lock = threading.Lock()
-        self._waiting: deque[_Asked] = deque()
+        self._waiting: OrderedDict[str, deque[_Asked]] = OrderedDict()
         self._passing = False
 
     @property
@@ -51,32 +59,62 @@ class Scorer:
         public_keys: list[Seeded],
         chunks: list[Seeded],
         active: Callable[[], bool] = lambda: True,
+        searcher: str = "",
+        score_bits: int | None = None,
     ) -> Iterator[EncryptedScores]:
         """Yield the encrypted scores of all blocks, in order, a run of blocks at a time.
 
         ``public_keys`` and the d1 ``chunks`` have been checked by ``protocol.wire``; ``a`` is
         expanded here from their seeds. Work stops soon after ``active()`` turns false or the
         iterator is closed. At most one whole reply waits in memory for a slow reader.
+        ``searcher`` says whose turn it takes, ``score_bits`` how exact a score may be.
         """
-        asked = _Asked(Question(self.layout, public_keys, chunks), active)
+        asked = [(public_keys, chunks)]
+        with closing(self.screen(asked, active, searcher, score_bits)) as answers:
+            for _, answer in answers:
+                yield answer
+
+    def screen(
+        self,
+        questions: Sequence[tuple[list[Seeded], list[Seeded]]],
+        active: Callable[[], bool] = lambda: True,
+        searcher: str = "",
+        score_bits: int | None = None,
+    ) -> Generator[tuple[int, EncryptedScores], None, None]:
+        """Answer several questions as ``score`` does one, in one pass where nobody else waits.
+
+        Yields the number of a question with each run of its blocks.
+        """
+        answers: Answers = SimpleQueue()
+        together = [
+            _Asked(number, Question(self.layout, *question, score_bits), active, answers)
+            for number, question in enumerate(questions)
+        ]
         with self._lock:
-            self._waiting.append(asked)
+            self._waiting.setdefault(searcher, deque()).extend(together)
             begin, self._passing = not self._passing, True
         if begin:
             self._conductor.submit(self._conduct)
         try:
-            while (answer := asked.answers.get()) is not None:
+            left = len(together)
+            while left:
+                number, answer = answers.get()
                 if isinstance(answer, BaseException):
                     raise answer
-                yield answer
+                if answer is None:
+                    left -= 1
+                else:
+                    yield number, answer
         finally:
-            asked.left = True
+            for asked in together:
+                asked.left = True
 
     def close(self) -> None:
         """Stop the threads; whoever waits for an answer gets no more of it."""
         with self._lock:
-            for asked in self._waiting:
-                asked.left = True
+            for queue in self._waiting.values():
+                for asked in queue:
+                    asked.left = True
         self._conductor.shutdown()
         self._pool.shutdown(cancel_futures=True)
 
@@ -84,8 +122,7 @@ class Scorer:
         """Make passes over the index until nobody waits."""
         while True:
             with self._lock:
-                count = min(len(self._waiting), MAX_TOGETHER)
-                together = [self._waiting.popleft() for _ in range(count)]
+                together = self._take()
                 self._passing = bool(together)
             if not together:
                 return
@@ -95,7 +132,17 @@ class Scorer:
             except BaseException as error:  # whatever it was, those who wait are told
                 end = error
             for asked in together:
-                asked.answers.put(end)
+                asked.put(end)
+
+    def _take(self) -> list["_Asked"]:
+        """One question of each searcher in turn, until a pass is full or nobody waits."""
+        together: list[_Asked] = []
+        while self._waiting and len(together) < self._together:
+            searcher, queue = self._waiting.popitem(last=False)
+            together.append(queue.popleft())
+            if queue:
+                self._waiting[searcher] = queue
+        return together
 
     def _pass(self, together: list["_Asked"]) -> None:
         pending: deque[tuple[list[_Asked], Future[list[EncryptedScores]]]] = deque()
@@ -121,11 +168,16 @@ class Scorer:
 class _Asked:
     """A question and where its answers go; None or an error ends them."""
 
-    def __init__(self, question: Question, active: Callable[[], bool]) -> None:
+    def __init__(
+        self, number: int, question: Question, active: Callable[[], bool], answers: Answers
+    ) -> None:
         self.question = question
-        self.answers: SimpleQueue[EncryptedScores | BaseException | None] = SimpleQueue()
         self.left = False
-        self._active = active
+        self._number, self._active, self._answers = number, active, answers
+
+    def put(self, answer: EncryptedScores | BaseException | None) -> None:
+        """Hand over what the one who asked waits for."""
+        self._answers.put((self._number, answer))
 
     def waits(self) -> bool:
         """Say whether somebody still waits for the answers; once not, never again."""
@@ -143,4 +195,4 @@ def _runs(blocks: int) -> Iterator[tuple[int, int]]:
 
 def _deliver(together: list[_Asked], future: Future[list[EncryptedScores]]) -> None:
     for asked, answer in zip(together, future.result(), strict=True):
-        asked.answers.put(answer)
+        asked.put(answer)

@@ -1,78 +1,192 @@
-"""The gRPC face of an institution: parse, call one verb, answer. docs/protocol.md section 4."""
+"""The gRPC face of an institution: parse, call one verb, answer. docs/protocol.md section 4.
 
-import io
+Every call is let in, counted and noted in one place, ``_called``: first who asks, then whether the
+policy and the limits allow it. A question is charged on disk before it is scored, and items before
+they are read.
+"""
+
 import logging
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import cast
 
 import grpc
 
-from client.institution.images import load_image
-from client.institution.index import Index
-from client.institution.scorer import Scorer
-from client.institution.settings import ServiceSettings
+from client.institution.serving.books import DAY_SECONDS, Books
+from client.institution.serving.gate import Caller, Gate, Peer
+from client.institution.serving.json_log import facts
+from client.institution.serving.ledger import Charge, Kind
+from client.institution.serving.metrics import Metrics
+from client.institution.serving.served import Epoch, Served
+from client.institution.serving.tickets import Tickets
+from client.institution.serving.turnstile import Turnstile
 from protocol import wire
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
-from protocol.errors import DataError
+from protocol.errors import BlindsightError, LimitReached, MalformedMessage
+from protocol.scheme import EncryptedScores, Seeded
 
 log = logging.getLogger(__name__)
 
-THUMBNAIL_PIXELS = 160
+
+@dataclass
+class _Call:
+    """One call under way."""
+
+    verb: str
+    caller: Caller
+    epoch: Epoch
+    sent: int = 0
 
 
 class RetrievalServicer(rpc.RetrievalServicer):
-    """Serves one epoch of one index."""
+    """Serves one index to the callers that a gate lets in; without books nothing is charged."""
 
-    def __init__(self, settings: ServiceSettings, index: Index) -> None:
-        self._settings = settings
-        self._index = index
-        self._scorer = Scorer(index.packed, settings.threads)
-        self._described = wire.IndexDescription(
-            settings.name, index.manifest.release_id, index.manifest.epoch, index.layout
-        )
+    def __init__(
+        self,
+        served: Served,
+        gate: Gate,
+        turnstile: Turnstile,
+        metrics: Metrics,
+        books: Books | None,
+        seconds: float,
+    ) -> None:
+        """A call may take ``seconds`` in all, its waiting included."""
+        self._served, self._gate, self._turnstile = served, gate, turnstile
+        self._metrics, self._books, self._seconds = metrics, books, seconds
+        self._tickets = Tickets()
+        metrics.under_way.set_function(lambda: turnstile.inside)
 
     def Describe(
         self, request: pb.DescribeRequest, context: grpc.ServicerContext
     ) -> pb.DescribeResponse:
         """Say what is served; nothing here depends on who asks."""
-        return self._described.to_message()
+        with self._called("describe", context) as call:
+            return call.epoch.described.to_message()
 
     def Score(
         self, request: pb.ScoreRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ScoreResponse]:
         """Score an encrypted question; the work stops when the searcher goes away."""
-        public_keys, chunks = wire.parse_score_request(request, self._described)
-        for scores in self._scorer.score(public_keys, chunks, context.is_active):
-            yield wire.score_response(self._index.layout, scores)
+        with self._called("score", context) as call:
+            question = wire.parse_score_request(request, call.epoch.described)
+            self._charge(call, "question", 1)
+            for _, message in self._answers(call, [question], context):
+                yield message
 
-    def Fetch(self, request: pb.FetchRequest, context: grpc.ServicerContext) -> pb.FetchResponse:
-        """Return what is released of the items asked for."""
-        positions = wire.parse_fetch_request(request, self._described)
-        return pb.FetchResponse(
-            items=[
-                pb.ReleasedItem(
-                    position=position,
-                    thumbnail=self._thumbnail(item.file_name),
-                    caption=item.caption if "caption" in self._settings.release else "",
-                )
-                for position, item in zip(positions, self._index.items(positions), strict=True)
-            ]
-        )
+    def Screen(
+        self, request_iterator: Iterator[pb.ScoreRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ScreenResponse]:
+        """Score several encrypted questions in one pass."""
+        with self._called("screen", context) as call:
+            questions: list[tuple[list[Seeded], list[Seeded]]] = []
+            for request in request_iterator:
+                if len(questions) == wire.MAX_PROBES:
+                    raise MalformedMessage(f"at most {wire.MAX_PROBES} questions are screened")
+                questions.append(wire.parse_score_request(request, call.epoch.described))
+            if not questions:
+                raise MalformedMessage("1 question or more are screened, got none")
+            self._charge(call, "question", len(questions))
+            for number, message in self._answers(call, questions, context):
+                yield pb.ScreenResponse(question=number, scores=message)
+
+    def Fetch(
+        self, request: pb.FetchRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.FetchResponse]:
+        """Return what is released of the items asked for, decoys among them."""
+        with self._called("fetch", context) as call:
+            caller, described = call.caller, call.epoch.described
+            positions = wire.parse_fetch_request(
+                request,
+                described,
+                lambda ticket: self._tickets.check(caller.key, ticket, described.epoch),
+            )
+            self._charge(call, "item", len(positions))
+            items = list(zip(positions, call.epoch.index.items(positions), strict=True))
+            for message in call.epoch.releasing.messages(items, caller.policy.release):
+                call.sent += message.ByteSize()
+                yield message
 
     def close(self) -> None:
-        """Stop scoring."""
-        self._scorer.close()
+        """Stop scoring, write what is noted."""
+        self._served.close()
+        if self._books:
+            self._books.close()
 
-    def _thumbnail(self, file_name: str) -> bytes:
-        """Decode and encode anew, so that no metadata of the original leaves."""
-        if "thumbnail" not in self._settings.release:
-            return b""
+    def _answers(
+        self,
+        call: _Call,
+        questions: list[tuple[list[Seeded], list[Seeded]]],
+        context: grpc.ServicerContext,
+    ) -> Iterator[tuple[int, pb.ScoreResponse]]:
+        caller, layout = call.caller, call.epoch.described.layout
+        grant = self._tickets.issue(caller.key, call.epoch.described.epoch)
+        scored: Iterator[tuple[int, EncryptedScores]] = call.epoch.scorer.screen(
+            questions, context.is_active, caller.fingerprint, caller.score_bits
+        )
+        for number, scores in scored:
+            message = wire.score_response(layout, scores)
+            if scores.first_block == 0:
+                message.ticket, message.secret = grant.ticket, grant.secret
+            call.sent += message.ByteSize()
+            yield number, message
+
+    def _charge(self, call: _Call, kind: Kind, count: int) -> None:
+        """Charge on disk; raise LimitReached where the day's budget has no room."""
+        counted = self._metrics.questions if kind == "question" else self._metrics.items
+        if self._books:
+            policy, caller = call.caller.policy, call.caller
+            budget = policy.queries_a_day if kind == "question" else policy.items_a_day
+            charge = Charge(caller.fingerprint, kind, count, budget)
+            epoch = call.epoch.described.epoch
+            who = {"searcher": caller.name, "key": caller.fingerprint}
+            if not self._books.charge(charge, call.verb, **who, count=count, epoch=epoch):
+                error = LimitReached(
+                    f"{count} more would pass today's {budget:,} {kind}s", "Ask again tomorrow."
+                )
+                error.retry_after_ms = round(1000 * (DAY_SECONDS - time.time() % DAY_SECONDS))
+                raise error
+        counted.inc(count)
+
+    @contextmanager
+    def _called(self, verb: str, context: grpc.ServicerContext) -> Iterator[_Call]:
+        """Let a call in, keep its limits while the block runs, and note how it ended."""
+        since, code, name = time.perf_counter(), "internal", ""
+        call: _Call | None = None
+        # A reader that stopped reading holds a thread; this is what takes it back.
+        limit = threading.Timer(self._seconds, context.cancel)
+        limit.daemon = True
+        limit.start()
         try:
-            image = load_image(self._settings.data / file_name)
-        except DataError as error:
-            log.warning("an indexed image cannot be shown: %s", error.message)
-            return b""
-        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        encoded = io.BytesIO()
-        image.save(encoded, "JPEG", quality=85)
-        return encoded.getvalue()
+            caller = self._gate.admit(cast(Peer, context.auth_context()))
+            name = caller.name
+            with self._turnstile.enter(caller.fingerprint), self._served.current() as epoch:
+                described = epoch.described
+                caller.policy.check(name, described.layout.items, datetime.now(UTC))
+                self._metrics.epoch.set(described.epoch)
+                self._metrics.indexed.set(described.layout.items)
+                call = _Call(verb, caller, epoch)
+                yield call
+            code = "ok" if context.is_active() else "cancelled"
+        except BlindsightError as error:
+            code = error.code
+            if self._books:
+                self._books.note("refused", searcher=name, verb=verb, code=code)
+            raise
+        except GeneratorExit:
+            code = "cancelled"
+            raise
+        finally:
+            limit.cancel()
+            seconds, sent = time.perf_counter() - since, call.sent if call else 0
+            self._metrics.calls.labels(verb, code).inc()
+            self._metrics.seconds.labels(verb).observe(seconds)
+            self._metrics.sent.inc(sent)
+            if self._books and sent:
+                self._books.note("answered", searcher=name, verb=verb, code=code, bytes=sent)
+            told = facts(searcher=name, verb=verb, code=code, ms=round(1e3 * seconds), bytes=sent)
+            log.info("call", extra=told)

@@ -37,6 +37,53 @@ def score(
 
 @app.command()
 @command
+def aggregation(
+    parameters: Annotated[int, typer.Option(min=1, help="Values of an update.")] = 10_000_000,
+    institutions: Annotated[int, typer.Option(min=2, max=1000, help="How many.")] = 5,
+    drop: Annotated[int, typer.Option(min=0, help="How many never send theirs.")] = 1,
+    as_json: AsJson = False,
+) -> Outcome:
+    """Measure a round of secure aggregation: seconds, bytes and rounding."""
+    from simulations.bench.aggregation import bench_aggregation
+
+    return bench_aggregation(parameters, institutions, drop)
+
+
+@app.command()
+@command
+def relay(
+    items: Annotated[int, typer.Option(min=1, help="Vectors in the index.")] = 10_000,
+    dim: Annotated[int, typer.Option(min=1, help="Coordinates of a vector.")] = 256,
+    preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads for scoring.")] = 1,
+    queries: Annotated[int, typer.Option(min=1, help="Questions, after one to warm up.")] = 15,
+    as_json: AsJson = False,
+) -> Outcome:
+    """Measure a question through the relay beside a direct one, with real processes."""
+    from simulations.bench.relay import RelayBench
+
+    return RelayBench(items, dim, preset, threads, queries).run()
+
+
+@app.command()
+@command
+def load(
+    items: Annotated[int, typer.Option(min=1, help="Vectors in the index.")] = 20_000,
+    dim: Annotated[int, typer.Option(min=1, help="Coordinates of a vector.")] = 256,
+    searchers: Annotated[int, typer.Option(min=2, max=32, help="Who ask at once.")] = 8,
+    seconds: Annotated[float, typer.Option(min=1, help="How long; twice a third more.")] = 60.0,
+    preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads for scoring.")] = 2,
+    as_json: AsJson = False,
+) -> Outcome:
+    """Load a real service: latency, throughput, errors, memory, batching and fairness."""
+    from simulations.bench.load import LoadBench
+
+    return LoadBench(items, dim, searchers, seconds, preset, threads).run()
+
+
+@app.command()
+@command
 @with_flags(TRAINING_FLAGS)
 def training(
     data: Annotated[Path, typer.Option(help="What blindsight data inspect knows.")],

@@ -43,9 +43,7 @@ class BenchService(ServiceProcess):
 
     def memory(self) -> int:
         """Return the bytes that the process holds of its own: anonymous, not the mapped index."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-        return sum(1024 * int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem"))
+        return memory_of(self.pid)
 
     @contextmanager
     def watching(self) -> Iterator[list[int]]:
@@ -63,3 +61,10 @@ class BenchService(ServiceProcess):
         finally:
             done.set()
             watcher.join()
+
+
+def memory_of(pid: int) -> int:
+    """Return the bytes that a process holds of its own: anonymous, not what it has mapped."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    return sum(1024 * int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem"))

@@ -12,8 +12,10 @@ from client.institution.index import Index, build_index
 from client.institution.pairs import Pair, write_pairs
 from client.institution.service import Service
 from client.institution.settings import ServiceSettings
-from client.searcher.remote import RemoteInstitution
+from client.searcher.remote import RemoteInstitution, Traffic
 from protocol.credentials import Credentials
+from protocol.insecure_twin import InsecureTwin
+from protocol.wire import IndexDescription
 from simulations.authority import ThrowAwayAuthority
 
 RELEASE = "0123456789abcdef"
@@ -26,10 +28,18 @@ class Institution:
     settings: ServiceSettings
     embeddings: NDArray[np.float32]
     searcher: Credentials
+    other: Credentials
     address: str = ""
 
     def connect(self, timeout: float = 30.0) -> RemoteInstitution:
         return RemoteInstitution(self.settings.name, self.address, self.searcher, timeout)
+
+    def asked(self) -> tuple[RemoteInstitution, IndexDescription]:
+        """A connection over which a question was asked, so that items can be fetched."""
+        remote = self.connect()
+        described = remote.describe(RELEASE)
+        remote.score(described, self.embeddings[0], InsecureTwin(), Traffic())
+        return remote, described
 
     def index(self) -> Index:
         return Index(self.settings.index)
@@ -39,6 +49,7 @@ class Institution:
 def institutions(tmp_path_factory: pytest.TempPathFactory) -> list[Institution]:
     root, authority = tmp_path_factory.mktemp("institutions"), ThrowAwayAuthority()
     searcher = Credentials.in_folder(authority.issue("searcher", root / "searcher"))
+    other = Credentials.in_folder(authority.issue("other", root / "other", "searcher"))
     made = []
     for number, name in enumerate(("clinic", "museum", "harbour")):
         home = root / name
@@ -58,7 +69,7 @@ def institutions(tmp_path_factory: pytest.TempPathFactory) -> list[Institution]:
             credentials=authority.issue(name, home / "tls"),
             release=frozenset({"thumbnail"} if number else {"thumbnail", "caption"}),
         )
-        made.append(Institution(settings, rows, searcher))
+        made.append(Institution(settings, rows, searcher, other))
     return made
 
 

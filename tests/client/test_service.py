@@ -20,7 +20,6 @@ from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
 from protocol.credentials import Credentials
 from protocol.errors import (
     EpochMismatch,
-    MalformedMessage,
     ReleaseMismatch,
     ServiceError,
     StorageError,
@@ -52,8 +51,8 @@ def test_a_question_is_answered(served: list, scheme: Scheme) -> None:
 
 def test_only_the_winners_come_back_and_decoys_are_asked_for(served: list) -> None:
     one, traffic = served[1], Traffic()
-    remote = one.connect()
-    released = remote.fetch(remote.describe(RELEASE), [3, 77], 20, traffic)
+    remote, described = one.asked()
+    released = remote.fetch(described, [3, 77], 20, traffic)
     assert sorted(released) == [3, 77]
     assert Image.open(io.BytesIO(released[77].thumbnail)).getpixel((5, 5))[0] in range(70, 85)
     assert released[3].caption == "", "captions are not released here"
@@ -62,8 +61,8 @@ def test_only_the_winners_come_back_and_decoys_are_asked_for(served: list) -> No
 
 
 def test_what_is_not_released_stays(served: list) -> None:
-    clinic = served[0].connect()
-    assert clinic.fetch(clinic.describe(RELEASE), [3], 4, Traffic())[3].caption == "clinic 3"
+    clinic, described = served[0].asked()
+    assert clinic.fetch(described, [3], 4, Traffic())[3].caption == "clinic 3"
     clinic.close()
 
 
@@ -73,8 +72,8 @@ def test_thumbnails_carry_no_metadata(served: list) -> None:
     exif = Image.Exif()
     exif[0x010E] = "Jane Doe, born 1970"
     picture.save(one.settings.data / "0.png", exif=exif)
-    remote = one.connect()
-    thumbnail = remote.fetch(remote.describe(RELEASE), [0], 1, Traffic())[0].thumbnail
+    remote, described = one.asked()
+    thumbnail = remote.fetch(described, [0], 1, Traffic())[0].thumbnail
     assert b"Jane" not in thumbnail
     image = Image.open(io.BytesIO(thumbnail))
     assert image.format == "JPEG"
@@ -92,7 +91,7 @@ def test_another_release_is_refused_with_both_ids(served: list) -> None:
 
 def test_an_address_that_is_another_institution_is_refused(served: list) -> None:
     wrong = RemoteInstitution("museum", served[0].address, served[0].searcher, 10)
-    with pytest.raises(MalformedMessage, match="museum expected at this address, got clinic"):
+    with pytest.raises(ServiceError, match="museum cannot be reached"):
         wrong.describe(RELEASE)
     wrong.close()
 
@@ -155,13 +154,32 @@ def test_hostile_questions_are_refused_with_their_reason(served: list) -> None:
 
 
 def test_hostile_fetches_are_refused(served: list) -> None:
-    raw = Raw(served[0])
+    one = served[0]
+    raw, (remote, _) = Raw(one), one.asked()
+    grant = remote._grant
+    assert grant is not None
+
+    def fetch(handles: list[bytes], ticket: bytes = grant.ticket, epoch: int = 1) -> list:
+        return list(raw.stub.Fetch(pb.FetchRequest(epoch=epoch, ticket=ticket, handles=handles)))
+
+    good = grant.handles([5, 3])
+    assert [item.position for message in fetch(good) for item in message.items] == [5, 3]
     malformed = ("INVALID_ARGUMENT", "malformed_message")
     for positions in ([], [1, 1], [40], [2**63], list(range(201))):
-        request = pb.FetchRequest(epoch=1, positions=positions)
-        assert refused(raw.stub.Fetch, request) == malformed
-    assert refused(raw.stub.Fetch, pb.FetchRequest(epoch=2, positions=[1]))[1] == "epoch_mismatch"
-    raw.channel.close()
+        assert refused(fetch, grant.handles(positions)) == malformed
+    for handle in (b"", bytes(16), good[0][:15], good[0] + b"x", bytes(15) + b"\1"):
+        assert refused(fetch, [handle]) == malformed
+    changed = bytes([grant.ticket[0] ^ 1]) + grant.ticket[1:]
+    later = grant.ticket[:-1] + bytes([grant.ticket[-1] ^ 1])
+    for ticket in (b"", changed, later, grant.ticket + b"x"):
+        assert refused(fetch, good, ticket) == malformed
+    assert refused(fetch, good, grant.ticket, 2)[1] == "epoch_mismatch"
+    other = Raw(one, one.other)
+    request = pb.FetchRequest(epoch=1, ticket=grant.ticket, handles=good)
+    assert refused(lambda: list(other.stub.Fetch(request))) == malformed, "another searcher's"
+    for each in (raw, other):
+        each.channel.close()
+    remote.close()
 
 
 def test_strangers_are_not_spoken_to(served: list, tmp_path: Path) -> None:
@@ -179,8 +197,8 @@ def test_strangers_are_not_spoken_to(served: list, tmp_path: Path) -> None:
 def test_a_missing_picture_costs_itself_alone(served: list) -> None:
     one = served[1]
     (one.settings.data / "9.png").unlink(missing_ok=True)
-    remote = one.connect()
-    released = remote.fetch(remote.describe(RELEASE), [8, 9], 2, Traffic())
+    remote, described = one.asked()
+    released = remote.fetch(described, [8, 9], 2, Traffic())
     assert released[9].thumbnail == b""
     assert released[8].thumbnail
     remote.close()
@@ -190,9 +208,9 @@ def test_what_goes_wrong_inside_stays_inside(served: list) -> None:
     one = served[1]
     items = one.settings.index / "epoch-000001" / "items.sqlite"
     items.rename(items.with_suffix(".away"))
-    remote = one.connect()
+    remote, described = one.asked()
     with pytest.raises(ServiceError) as caught:
-        remote.fetch(remote.describe(RELEASE), [9], 1, Traffic())
+        remote.fetch(described, [9], 1, Traffic())
     assert caught.value.message == (
         "museum did not answer: INTERNAL: the institution cannot answer now"
     )

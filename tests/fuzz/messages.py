@@ -12,10 +12,11 @@ import numpy as np
 from client.searcher import remote
 from client.searcher.ckks import SealKey
 from client.searcher.remote import RemoteInstitution, Traffic
-from protocol import bits, grpc_errors, packing, params, scheme, seeds, wire
+from protocol import bits, grpc_errors, handles, packing, params, scheme, seeds, wire
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.credentials import Credentials
 from protocol.errors import MalformedMessage
+from protocol.handles import Grant
 from protocol.insecure_twin import InsecureTwin
 from protocol.packing import Layout
 from protocol.params import FAST
@@ -27,8 +28,9 @@ from tests.fuzz.target import MIB, Target, scratch
 
 LAYOUT = Layout(FAST, 8, 128, 100)
 SERVED = IndexDescription("museum", "0123456789abcdef", 7, LAYOUT)
+GRANT = Grant(bytes(32), b"sixteen letters!")
 QUESTION = np.full(8, 0.3, np.float32)
-_WIRE = (wire, packing, params, scheme)
+_WIRE = (wire, handles, packing, params, scheme)
 
 
 def parsed(kind: Any, data: bytes) -> Any:
@@ -83,8 +85,13 @@ def described(data: bytes) -> None:
     assert found.layout.upload_bytes > 0
 
 
+def asked_for(positions: Sequence[int]) -> bytes:
+    handles = GRANT.handles(list(positions))
+    return pb.FetchRequest(epoch=7, ticket=GRANT.ticket, handles=handles).SerializeToString()
+
+
 def fetch_request(data: bytes) -> None:
-    positions = wire.parse_fetch_request(parsed(pb.FetchRequest, data), SERVED)
+    positions = wire.parse_fetch_request(parsed(pb.FetchRequest, data), SERVED, lambda _: GRANT)
     assert len(set(positions)) == len(positions) <= wire.MAX_POSITIONS
     assert set(positions) <= set(range(LAYOUT.items))
 
@@ -137,7 +144,7 @@ class Liar:
         self.answer = b""
         unary = grpc.unary_unary_rpc_method_handler(lambda request, context: self.answer)
         stream = grpc.unary_stream_rpc_method_handler(lambda request, context: iter([self.answer]))
-        handlers = {"Describe": unary, "Fetch": unary, "Score": stream}
+        handlers = {"Describe": unary, "Fetch": stream, "Score": stream}
         generic = grpc.method_handlers_generic_handler("blindsight.v1.Retrieval", handlers)
         self._server = grpc.server(ThreadPoolExecutor(1), handlers=[generic])
         port = self._server.add_secure_port("127.0.0.1:0", own.for_server())
@@ -160,6 +167,12 @@ def score_answer(data: bytes) -> None:
     liar().answer = data
     scores = liar().searcher.score(SERVED, QUESTION, InsecureTwin(), Traffic())
     assert scores.shape == (LAYOUT.items,)
+
+
+def score_answer_seeds() -> Sequence[bytes]:
+    message = wire.score_response(LAYOUT, reply(4))
+    message.ticket, message.secret = GRANT.ticket, GRANT.secret
+    return [message.SerializeToString()]
 
 
 def fetch_answer(data: bytes) -> None:
@@ -205,11 +218,11 @@ TARGETS = {
     ),
     "fetch_request": Target(
         fetch_request,
-        lambda: [pb.FetchRequest(epoch=7, positions=[5, 3, 99]).SerializeToString()],
+        lambda: [asked_for([5, 3, 99])],
         of_message(pb.FetchRequest),
         _WIRE,
         memory=MIB,
-        worst=lambda: [pb.FetchRequest(epoch=7, positions=range(100_000)).SerializeToString()],
+        worst=lambda: [asked_for(range(100_000))],
     ),
     "residues": Target(residues, residue_seeds, of_bytes, (bits,), memory=MIB),
     "expansion": Target(expansion, lambda: [bytes(64), b"\xff" * 64], of_bytes, (seeds,)),
@@ -225,7 +238,7 @@ TARGETS = {
     ),
     "score_answer": Target(
         score_answer,
-        lambda: score_response_seeds()[1:],
+        score_answer_seeds,
         of_message(pb.ScoreResponse),
         _REMOTE,
         memory=_GRPC,

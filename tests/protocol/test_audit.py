@@ -181,3 +181,14 @@ def test_show_and_export(tmp_path: Path, capsys) -> None:
     assert json.loads(target.read_text().splitlines()[5])["items"] == 3
     with pytest.raises(UsageError, match="cannot be read"):
         list(AuditLog(tmp_path / "none").read())
+
+
+def test_many_at_once_are_one_chain(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log")
+    log.record("first")
+    several = log.record_all([("score", {"number": i}) for i in range(5)])
+    assert log.record_all([]) == []
+    assert list(log.read())[1:] == several
+    with pytest.raises(ValueError, match="may not be called"):
+        log.record_all([("good", {}), ("bad", {"chain": "x"})])
+    assert len(list(log.read())) == 6, "all or none"

@@ -20,7 +20,9 @@ GOLDEN = {
     "EpochMismatch": ("ProtocolError", "epoch_mismatch", 3, "ABORTED"),
     "NotAdmitted": ("ProtocolError", "not_admitted", 3, "PERMISSION_DENIED"),
     "PolicyError": ("BlindsightError", "policy", 8, "PERMISSION_DENIED"),
+    "LimitReached": ("BlindsightError", "limit_reached", 9, "RESOURCE_EXHAUSTED"),
     "TrainingError": ("BlindsightError", "training", 4, "FAILED_PRECONDITION"),
+    "BudgetError": ("TrainingError", "privacy_budget", 4, "FAILED_PRECONDITION"),
     "ServiceError": ("BlindsightError", "service", 5, "UNAVAILABLE"),
     "StorageError": ("BlindsightError", "storage", 6, "INTERNAL"),
 }

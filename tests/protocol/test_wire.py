@@ -1,7 +1,7 @@
 """Messages: valid ones come back, and nothing else gets past the parser."""
 
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -22,6 +22,7 @@ from protocol.errors import (
     ReleaseMismatch,
     UnknownPreset,
 )
+from protocol.handles import Grant
 from protocol.insecure_twin import InsecureTwin
 from protocol.packing import Layout
 from protocol.params import FAST, PRIVATE, Preset
@@ -40,6 +41,7 @@ from protocol.wire import (
 N = 4096
 RELEASE = "0123456789abcdef"
 LAYOUT = Layout(FAST, 5, 4, 2500)  # two chunks, three blocks of 1,024
+GRANT = Grant(bytes(32), b"sixteen letters!")
 SERVED = IndexDescription("museum", RELEASE, 7, LAYOUT)
 quick = settings(deadline=None)
 thorough = settings(deadline=None, max_examples=300)
@@ -145,8 +147,8 @@ def test_a_reply_comes_back(preset: Preset, first: int, blocks: int) -> None:
 @quick
 @given(st.lists(st.integers(0, 2499), min_size=1, max_size=MAX_POSITIONS, unique=True))
 def test_positions_come_back_in_their_order(positions: list[int]) -> None:
-    sent = pb.FetchRequest(epoch=7, positions=positions).SerializeToString()
-    assert parse_fetch_request(pb.FetchRequest.FromString(sent), SERVED) == positions
+    sent = fetch_request(positions).SerializeToString()
+    assert parse_fetch_request(pb.FetchRequest.FromString(sent), SERVED, granted) == positions
 
 
 # --- one field wrong in turn
@@ -339,6 +341,15 @@ def test_nothing_comes_after_the_last_block() -> None:
             parse_score_response(message, LAYOUT, next_block)
 
 
+def fetch_request(positions: Iterable[int], epoch: int = 7) -> pb.FetchRequest:
+    return pb.FetchRequest(epoch=epoch, ticket=GRANT.ticket, handles=GRANT.handles(list(positions)))
+
+
+def granted(ticket: bytes) -> Grant:
+    """What ``tickets`` decide is tested there."""
+    return GRANT
+
+
 FETCHES: dict[str, tuple[dict[str, Any], type[ProtocolError]]] = {
     "nothing": ({"positions": []}, MalformedMessage),
     "the same twice": ({"positions": [3, 4, 3]}, MalformedMessage),
@@ -356,14 +367,14 @@ FETCHES: dict[str, tuple[dict[str, Any], type[ProtocolError]]] = {
 def test_wrong_positions_are_refused(wrong: str) -> None:
     fields, expected = FETCHES[wrong]
     with pytest.raises(expected) as caught:
-        parse_fetch_request(pb.FetchRequest(**{"epoch": 7, "positions": [1], **fields}), SERVED)
+        parse_fetch_request(fetch_request(**{"positions": [1], **fields}), SERVED, granted)
     assert type(caught.value) is expected
     assert len(caught.value.message) < 300
 
 
 def test_as_many_positions_as_are_allowed_are_taken() -> None:
-    message = pb.FetchRequest(epoch=7, positions=range(2300, 2500))
-    assert parse_fetch_request(message, SERVED) == list(range(2300, 2500))
+    message = fetch_request(range(2300, 2500))
+    assert parse_fetch_request(message, SERVED, granted) == list(range(2300, 2500))
 
 
 # --- sizes are compared before anything is allocated
@@ -433,7 +444,7 @@ def parsed_response(data: bytes) -> Any:
 
 
 def parsed_fetch(data: bytes) -> Any:
-    positions = parse_fetch_request(pb.FetchRequest.FromString(data), SERVED)
+    positions = parse_fetch_request(pb.FetchRequest.FromString(data), SERVED, granted)
     assert len(set(positions)) == len(positions) <= MAX_POSITIONS
     assert max(positions) < LAYOUT.items
     return positions
@@ -445,7 +456,7 @@ def valid() -> dict[Callable[[bytes], Any], bytes]:
         parsed_description: SERVED.to_message().SerializeToString(),
         parsed_request: request().SerializeToString(),
         parsed_response: response().SerializeToString(),
-        parsed_fetch: pb.FetchRequest(epoch=7, positions=range(9)).SerializeToString(),
+        parsed_fetch: fetch_request(range(9)).SerializeToString(),
     }
 
 
@@ -570,5 +581,5 @@ def test_any_positions_are_taken_exactly_when_they_are_good(positions: list[int]
         and len(set(positions)) == len(positions)
         and max(positions) < LAYOUT.items
     )
-    data = pb.FetchRequest(epoch=7, positions=positions).SerializeToString()
+    data = fetch_request(positions).SerializeToString()
     assert refused(parsed_fetch, data) is not good

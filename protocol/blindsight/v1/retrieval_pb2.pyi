@@ -161,6 +161,8 @@ class ScoreResponse(_message.Message):
     BLOCKS_FIELD_NUMBER: _builtins.int
     C0_FIELD_NUMBER: _builtins.int
     C1_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
     first_block: _builtins.int
     """first_block is the index of the first block in this message."""
     blocks: _builtins.int
@@ -169,6 +171,10 @@ class ScoreResponse(_message.Message):
     """c0 holds the N/d2 score coefficients of each block modulo the first prime, bit-packed."""
     c1: _builtins.bytes
     """c1 holds the N coefficients of each block modulo the first prime, bit-packed."""
+    ticket: _builtins.bytes
+    """ticket is in the first message of an answer: with it items can be fetched for a while."""
+    secret: _builtins.bytes
+    """secret is beside ticket: the key that makes handles of positions (docs/protocol.md 4.3)."""
     def __init__(
         self,
         *,
@@ -176,38 +182,72 @@ class ScoreResponse(_message.Message):
         blocks: _builtins.int = ...,
         c0: _builtins.bytes = ...,
         c1: _builtins.bytes = ...,
+        ticket: _builtins.bytes = ...,
+        secret: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "c0", b"c0", "c1", b"c1", "first_block", b"first_block"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "c0", b"c0", "c1", b"c1", "first_block", b"first_block", "secret", b"secret", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
 
 @_typing.final
+class ScreenResponse(_message.Message):
+    """ScreenResponse carries encrypted scores that answer one of several questions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    question: _builtins.int
+    """question is the place of the question in the stream, from 0 on."""
+    @_builtins.property
+    def scores(self) -> Global___ScoreResponse:
+        """scores are of consecutive blocks; those of one question come in order."""
+
+    def __init__(
+        self,
+        *,
+        question: _builtins.int = ...,
+        scores: Global___ScoreResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["question", b"question", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreenResponse: _TypeAlias = ScreenResponse  # noqa: Y015
+
+@_typing.final
 class FetchRequest(_message.Message):
-    """FetchRequest names items by their place in the index of one epoch."""
+    """FetchRequest names items by handles, which the searcher makes with the secret of a ticket."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
-    POSITIONS_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    HANDLES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    """epoch is the index epoch that the positions belong to."""
+    """epoch is the index epoch that the items belong to."""
+    ticket: _builtins.bytes
+    """ticket is what came with an answer to this searcher."""
     @_builtins.property
-    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """positions are item positions, at most 200, without repetition."""
+    def handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """handles are of 16 bytes each, at most 200, without repetition."""
 
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
-        positions: _abc.Iterable[_builtins.int] | None = ...,
+        ticket: _builtins.bytes = ...,
+        handles: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "positions", b"positions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handles", b"handles", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -215,7 +255,7 @@ Global___FetchRequest: _TypeAlias = FetchRequest  # noqa: Y015
 
 @_typing.final
 class FetchResponse(_message.Message):
-    """FetchResponse holds one entry for each position asked for, in the same order."""
+    """FetchResponse holds entries in the order in which they were asked for; no item is left out."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -246,22 +286,32 @@ class ReleasedItem(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     THUMBNAIL_FIELD_NUMBER: _builtins.int
     CAPTION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    ORIGINAL_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """position is the item's place in the index."""
     thumbnail: _builtins.bytes
     """thumbnail is a freshly encoded JPEG without any metadata; empty where not released."""
     caption: _builtins.str
     """caption is the item's first caption; empty where not released."""
+    id: _builtins.str
+    """id is the item's name at the institution; empty where not released."""
+    original: _builtins.bytes
+    """original is the image as the institution holds it, with all metadata; empty where not
+    released.
+    """
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         thumbnail: _builtins.bytes = ...,
         caption: _builtins.str = ...,
+        id: _builtins.str = ...,
+        original: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption", b"caption", "position", b"position", "thumbnail", b"thumbnail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption", b"caption", "id", b"id", "original", b"original", "position", b"position", "thumbnail", b"thumbnail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,7 +45,12 @@ class RetrievalStub:
                 request_serializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreResponse.FromString,
                 _registered_method=True)
-        self.Fetch = channel.unary_unary(
+        self.Screen = channel.stream_stream(
+                '/blindsight.v1.Retrieval/Screen',
+                request_serializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScreenResponse.FromString,
+                _registered_method=True)
+        self.Fetch = channel.unary_stream(
                 '/blindsight.v1.Retrieval/Fetch',
                 request_serializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.FetchRequest.SerializeToString,
                 response_deserializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.FetchResponse.FromString,
@@ -70,8 +75,15 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Screen(self, request_iterator, context):
+        """Screen answers several encrypted questions in one pass over the index; each is charged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Fetch(self, request, context):
-        """Fetch returns what the institution releases of the items asked for.
+        """Fetch returns what the institution releases of the items asked for, some items a message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +102,12 @@ def add_RetrievalServicer_to_server(servicer, server):
                     request_deserializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreRequest.FromString,
                     response_serializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreResponse.SerializeToString,
             ),
-            'Fetch': grpc.unary_unary_rpc_method_handler(
+            'Screen': grpc.stream_stream_rpc_method_handler(
+                    servicer.Screen,
+                    request_deserializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreRequest.FromString,
+                    response_serializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScreenResponse.SerializeToString,
+            ),
+            'Fetch': grpc.unary_stream_rpc_method_handler(
                     servicer.Fetch,
                     request_deserializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.FetchRequest.FromString,
                     response_serializer=protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.FetchResponse.SerializeToString,
@@ -162,6 +179,33 @@ class Retrieval:
             _registered_method=True)
 
     @staticmethod
+    def Screen(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/blindsight.v1.Retrieval/Screen',
+            protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScoreRequest.SerializeToString,
+            protocol_dot_blindsight_dot_v1_dot_retrieval__pb2.ScreenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Fetch(request,
             target,
             options=(),
@@ -172,7 +216,7 @@ class Retrieval:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/blindsight.v1.Retrieval/Fetch',

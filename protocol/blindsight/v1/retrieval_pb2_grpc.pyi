@@ -37,8 +37,10 @@ class RetrievalStub:
     """Describe says what is served, so that every later length is known before it is sent."""
     Score: _grpc.UnaryStreamMultiCallable[_retrieval_pb2.ScoreRequest, _retrieval_pb2.ScoreResponse]
     """Score answers one encrypted question with encrypted scores, a run of blocks a message."""
-    Fetch: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.FetchRequest, _retrieval_pb2.FetchResponse]
-    """Fetch returns what the institution releases of the items asked for."""
+    Screen: _grpc.StreamStreamMultiCallable[_retrieval_pb2.ScoreRequest, _retrieval_pb2.ScreenResponse]
+    """Screen answers several encrypted questions in one pass over the index; each is charged."""
+    Fetch: _grpc.UnaryStreamMultiCallable[_retrieval_pb2.FetchRequest, _retrieval_pb2.FetchResponse]
+    """Fetch returns what the institution releases of the items asked for, some items a message."""
 
 @_typing.type_check_only
 class RetrievalAsyncStub(RetrievalStub):
@@ -49,8 +51,10 @@ class RetrievalAsyncStub(RetrievalStub):
     """Describe says what is served, so that every later length is known before it is sent."""
     Score: _aio.UnaryStreamMultiCallable[_retrieval_pb2.ScoreRequest, _retrieval_pb2.ScoreResponse]  # type: ignore[assignment]
     """Score answers one encrypted question with encrypted scores, a run of blocks a message."""
-    Fetch: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.FetchRequest, _retrieval_pb2.FetchResponse]  # type: ignore[assignment]
-    """Fetch returns what the institution releases of the items asked for."""
+    Screen: _aio.StreamStreamMultiCallable[_retrieval_pb2.ScoreRequest, _retrieval_pb2.ScreenResponse]  # type: ignore[assignment]
+    """Screen answers several encrypted questions in one pass over the index; each is charged."""
+    Fetch: _aio.UnaryStreamMultiCallable[_retrieval_pb2.FetchRequest, _retrieval_pb2.FetchResponse]  # type: ignore[assignment]
+    """Fetch returns what the institution releases of the items asked for, some items a message."""
 
 class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     """Retrieval is served by every institution, over mutual TLS."""
@@ -72,11 +76,19 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         """Score answers one encrypted question with encrypted scores, a run of blocks a message."""
 
     @_abc_1.abstractmethod
+    def Screen(
+        self,
+        request_iterator: _MaybeAsyncIterator[_retrieval_pb2.ScoreRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_retrieval_pb2.ScreenResponse], _abc.AsyncIterator[_retrieval_pb2.ScreenResponse]]:
+        """Screen answers several encrypted questions in one pass over the index; each is charged."""
+
+    @_abc_1.abstractmethod
     def Fetch(
         self,
         request: _retrieval_pb2.FetchRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_retrieval_pb2.FetchResponse, _abc.Awaitable[_retrieval_pb2.FetchResponse]]:
-        """Fetch returns what the institution releases of the items asked for."""
+    ) -> _typing.Union[_abc.Iterator[_retrieval_pb2.FetchResponse], _abc.AsyncIterator[_retrieval_pb2.FetchResponse]]:
+        """Fetch returns what the institution releases of the items asked for, some items a message."""
 
 def add_RetrievalServicer_to_server(servicer: RetrievalServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
