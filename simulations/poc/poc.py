@@ -159,6 +159,7 @@ class Poc:
         bundle, count = build_bundle().sha256, len(self.institutions)
         policy = TEMPLATE.replace("bundles = []", f'bundles = ["{bundle}"]')
         policy = policy.replace("min-institutions = 3", f"min-institutions = {min(3, count)}")
+        policy = policy.replace("searchers = []", 'searchers = ["searcher"]')
         for home in self.institutions:
             path = InstitutionFolder(home).policy
             if bundle not in path.read_text():

@@ -85,7 +85,9 @@ class Walk:
             for name, host in (("clinic", "127.0.0.2"), ("museum", "127.0.0.3")):
                 edit(self.root / name / "policy.toml",
                      (r"^bundles = \[\]", f'bundles = ["{found["sha256"]}"]'),
-                     (r"^min-institutions = 3", "min-institutions = 2"))  # fmt: skip
+                     (r"^min-institutions = 3", "min-institutions = 2"),
+                     (r"^searchers = \[\]", 'searchers = ["bob"]'),
+                     (r"^min-items = 100", "min-items = 10"))  # fmt: skip
                 edit(self.root / name / "institution.toml",
                      (r"^node_port = .*", f"node_port = {free_port()}"),
                      (r"^service_host = .*", f'service_host = "{host}"'))  # fmt: skip
