@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from client.institution.images import iterate_pixels
-from client.institution.index import Index, build_index
+from client.institution.index import Index
+from client.institution.index_writer import build_index
 from client.institution.pairs import Pair, Skip, read_pairs
 from protocol.model.embedder import Embedder
 from protocol.params import PRIVATE, Preset

@@ -19,6 +19,7 @@ from queue import SimpleQueue
 
 from client.institution.packed import PackedIndex
 from client.institution.question import Batch, Question
+from client.institution.segments import PackedSegments
 from protocol.packing import Layout
 from protocol.scheme import EncryptedScores, Seeded
 
@@ -32,7 +33,7 @@ MAX_TOGETHER = 8
 class Scorer:
     """Scores questions against one packed index on its own threads."""
 
-    def __init__(self, index: PackedIndex, threads: int | None = None) -> None:
+    def __init__(self, index: PackedIndex | PackedSegments, threads: int | None = None) -> None:
         self._index = index
         self._threads = threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, "score")
