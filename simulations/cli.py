@@ -14,8 +14,8 @@ import typer
 
 from client.institution.cli import Int8Option
 from client.institution.cli import app as institution
-from client.institution.cli import index_app as index
 from client.institution.data_cli import data_app as data_commands
+from client.institution.index_cli import app as index
 from protocol.errors import UsageError
 from protocol.terminal import AsJson, Outcome, command, fail, progress
 from simulations.bench.cli import app as bench

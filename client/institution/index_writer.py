@@ -30,7 +30,7 @@ from client.institution.placement import place
 from client.institution.segments import PackedSegments, segment_paths, write_segments
 from client.institution.store import write_store
 from protocol.errors import DataError, StorageError, UsageError
-from protocol.files import open_exclusively, storage_error, write_atomically
+from protocol.files import open_exclusively, storage_error, write_atomically, writing
 from protocol.packing import Layout
 from protocol.params import PRIVATE, Preset
 from protocol.plan import Costs, best, plans
@@ -64,7 +64,7 @@ class IndexWriter:
     """
 
     def __init__(self, root: Path) -> None:
-        self._root, self._held = root, ExitStack()
+        self._root, self._held, self._changed = root, ExitStack(), False
 
     def __enter__(self) -> "IndexWriter":
         """Raise :class:`StorageError` while another process changes the index."""
@@ -76,7 +76,10 @@ class IndexWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._held.close()
+        """Delete the epochs that nobody reads any more, and let others change the index."""
+        with self._held, writing(self._root):
+            if self._changed:
+                delete_unread(self._root)
 
     def build(
         self,
@@ -205,8 +208,7 @@ class IndexWriter:
             self._clear_buildings(building)
             self._fill(building, epoch, new, progress)
             make_current(self._root, building, epoch)
-            index = Index(self._root)
-            delete_unread(self._root)
+            self._changed = True
         except OSError as error:
             shutil.rmtree(building, ignore_errors=True)
             raise storage_error(building, error, "the old epoch is still served") from error
@@ -214,7 +216,7 @@ class IndexWriter:
             # What was killed is resumed; what failed would only fill the disk.
             shutil.rmtree(building, ignore_errors=True)
             raise
-        return index
+        return Index(self._root)
 
     def _fill(self, building: Path, epoch: int, new: _Epoch, progress: Progress) -> None:
         building.mkdir(exist_ok=True)

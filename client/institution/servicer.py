@@ -8,8 +8,9 @@ import grpc
 
 from client.institution.images import load_image
 from client.institution.index import Index
+from client.institution.items import Item
 from client.institution.scorer import Scorer
-from client.institution.settings import ServiceSettings
+from client.institution.settings import Releasable, ServiceSettings
 from protocol import wire
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
@@ -52,8 +53,8 @@ class RetrievalServicer(rpc.RetrievalServicer):
             items=[
                 pb.ReleasedItem(
                     position=position,
-                    thumbnail=self._thumbnail(item.file_name),
-                    caption=item.caption if "caption" in self._settings.release else "",
+                    thumbnail=self._thumbnail(item),
+                    caption=item.caption if self._may_leave(item, "caption") else "",
                 )
                 for position, item in zip(positions, self._index.items(positions), strict=True)
             ]
@@ -63,12 +64,15 @@ class RetrievalServicer(rpc.RetrievalServicer):
         """Stop scoring."""
         self._scorer.close()
 
-    def _thumbnail(self, file_name: str) -> bytes:
+    def _may_leave(self, item: Item, form: Releasable) -> bool:
+        return form in self._settings.release and item.may_leave_as(form)
+
+    def _thumbnail(self, item: Item) -> bytes:
         """Decode and encode anew, so that no metadata of the original leaves."""
-        if "thumbnail" not in self._settings.release:
+        if not self._may_leave(item, "thumbnail"):
             return b""
         try:
-            image = load_image(self._settings.data / file_name)
+            image = load_image(self._settings.data / item.file_name)
         except DataError as error:
             log.warning("an indexed image cannot be shown: %s", error.message)
             return b""
