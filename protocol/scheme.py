@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.ntt import U32
 from protocol.compiled import kernel
+from protocol.ntt import U32
 from protocol.packing import Layout
 from protocol.params import Preset
 

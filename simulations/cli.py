@@ -14,9 +14,9 @@ import typer
 
 from client.institution.cli import Int8Option
 from client.institution.cli import app as institution
-from client.institution.cli import index_app as index
 from client.institution.data_cli import data_app as data_commands
 from client.institution.deployment.cli import up as institution_up
+from client.institution.index_cli import app as index
 from client.institution.provisioning.cli import COMMANDS as JOINING
 from client.searcher.cli import app as searcher
 from protocol.audit_cli import audit_app

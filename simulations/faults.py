@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Stage:
 
     poc: Poc
     place: Place
-    reports: list[RoundReport] = field(default_factory=list)
+    struck: str | None = None
 
     @property
     def sufferer(self) -> Path:
@@ -94,7 +94,7 @@ class Stage:
             time.sleep(0.05)
 
 
-_BEFORE, _DURING, _AFTER = "Receiving: query.share", "Receiving: train", "Sending: query.agree"
+_BEFORE, _DURING, _AFTER = "Receiving: query.share", "Receiving: train", "Receiving: query.unmask"
 FAULTS = (
     Fault("superlink", _DURING, lambda s: s.process(s.poc.coordinator, "superlink")),
     Fault("coordinator's executor", _DURING, lambda s: s.process(s.poc.coordinator, "executor")),
@@ -162,7 +162,7 @@ def play(stage: Stage, fault: Fault | None) -> Row:
     }
     weights = read_release(place.releases / str(run.release)).load().state_dict()
     return Row(
-        fault.name if fault else "none",
+        "none" if fault is None else fault.name if stage.struck == fault.name else "NOTHING",
         time.monotonic() - began,
         len(run.flower_runs) - 1 - by_hand,
         by_hand,
@@ -176,6 +176,7 @@ def _strike(stage: Stage, fault: Fault, begin: int) -> None:
     stage.await_said(fault.moment, begin)
     time.sleep(0.5)
     psutil.Process(fault.victim(stage)).kill()
+    stage.struck = fault.name
     say(f"killed: {fault.name}")
     home = {"coordinator": stage.poc.coordinator, "institution": stage.sufferer}.get(fault.starts)
     for _ in range(10 if home else 0):  # as systemd would
@@ -226,7 +227,7 @@ def main(names: list[str]) -> None:
             poc.make(INSTITUTIONS, SCENES, 0)
             poc.start()
             stage = Stage(poc, Place.open(poc.coordinator))
-            for fault in [None, *chosen]:
+            for fault in chosen if names else (None, *chosen):
                 try:
                     poc.await_online()
                     row = play(stage, fault)

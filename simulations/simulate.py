@@ -11,9 +11,9 @@ from pathlib import Path
 
 from flwr.app import UserConfig
 
-from client.institution.embedding import embed_folder
 from client.institution.index import Index
-from client.institution.pairs import Pair, Skip
+from client.institution.indexed_folder import IndexedFolder
+from client.institution.pairs import Pair, Skip, read_pairs
 from client.institution.reading import source_of
 from client.institution.training_set import TrainingSet
 from client.searcher.searcher import Searcher
@@ -175,9 +175,11 @@ def _index(
     with progress("indexing", len(homes)) as show:
         for name, home in homes.items():
             root = federation.institution(name) / "index"
-            indexes[name], pairs[name], skips = embed_folder(home, embedder, root, preset)
-            _tell(skips)
-            summary.add_institution(name, pairs[name], skips)
+            report = IndexedFolder(home, root).build(embedder, preset)
+            indexes[name], indexed = report.index, set(report.added)
+            pairs[name] = [one for one in read_pairs(home).pairs if one.file_name in indexed]
+            _tell(report.skipped)
+            summary.add_institution(name, pairs[name], report.skipped)
             show(len(indexes))
     return indexes, pairs
 

@@ -1,4 +1,4 @@
-"""The institution's commands: index a folder, serve the index."""
+"""The institution's commands beside those of its index (index_cli.py) and its data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,61 +6,14 @@ from typing import Annotated
 import typer
 
 from client.institution.privacy.cli import privacy
-from protocol.terminal import AsJson, Outcome, command, progress, say
+from protocol.terminal import AsJson, Outcome, command
 
-app = typer.Typer(help="Index your images and answer encrypted questions.", no_args_is_help=True)
+app = typer.Typer(help="Answer encrypted questions.", no_args_is_help=True)
 app.command()(privacy)
-index_app = typer.Typer(help="Plan an index.", no_args_is_help=True)
 
-GoalOption = Annotated[
-    str, typer.Option(help="What the chunk width shall make least: bytes or latency.")
-]
 Int8Option = Annotated[
     bool, typer.Option("--int8", help="Run pretrained encoders with weights of eight bits.")
 ]
-UpOption = Annotated[float, typer.Option(help="A searcher's Mbit/s to you.")]
-DownOption = Annotated[float, typer.Option(help="Your Mbit/s to a searcher.")]
-
-
-@app.command()
-@command
-def index(
-    data: Annotated[Path, typer.Option(help="Folder with metadata.jsonl and the images.")],
-    release: Annotated[Path, typer.Option(help="Folder of the model release.")],
-    out: Annotated[Path, typer.Option(help="Folder of the index; a new epoch is added.")],
-    preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
-    goal: GoalOption = "bytes",
-    up_mbit: UpOption = 100.0,
-    down_mbit: DownOption = 100.0,
-    int8: Int8Option = False,
-    as_json: AsJson = False,
-) -> Outcome:
-    """Embed every image of a folder with a release, and pack the index for encrypted scoring."""
-    from client.institution.embedding import embed_folder
-    from protocol.model.embedder import Embedder
-    from protocol.model.release import read_release
-    from protocol.params import preset_by_name
-    from protocol.plan import Costs
-
-    parameters, costs = preset_by_name(preset), Costs(up_mbit, down_mbit)
-    embedder = Embedder(read_release(release), "int8" if int8 else "float32")
-    with progress("packing", None) as show:
-        built, _, skips = embed_folder(data, embedder, out, parameters, show, goal, costs)
-    for skip in skips:
-        say(f"skipped {skip}")
-    manifest = built.manifest
-    return Outcome(
-        f"{manifest.items} images indexed under release {manifest.release_id}, epoch "
-        f"{manifest.epoch}; {len(skips)} skipped",
-        {
-            "items": manifest.items,
-            "epoch": manifest.epoch,
-            "release_id": manifest.release_id,
-            "skipped": [str(skip) for skip in skips],
-            "upload_bytes": built.layout.upload_bytes,
-            "download_bytes": built.layout.download_bytes,
-        },
-    )
 
 
 @app.command()
@@ -165,29 +118,3 @@ def _of_home(root: Path) -> dict[str, object]:
         "host": settings.service_host,
         "port": settings.service_port,
     }
-
-
-@index_app.callback()
-def _group() -> None:
-    """Keep ``plan`` a command of its own name while it is the only one."""
-
-
-@index_app.command()
-@command
-def plan(
-    items: Annotated[int, typer.Option(help="How many items.")],
-    dim: Annotated[int, typer.Option(help="Width of an embedding.")] = 128,
-    preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
-    up_mbit: UpOption = 100.0,
-    down_mbit: DownOption = 100.0,
-    threads: Annotated[int, typer.Option(help="Threads for scoring.")] = 1,
-    goal: GoalOption = "bytes",
-    as_json: AsJson = False,
-) -> Outcome:
-    """Show what every chunk width costs, and which one the goal chooses."""
-    from client.institution.planning import outcome
-    from protocol.params import preset_by_name
-    from protocol.plan import Costs, plans
-
-    costs = Costs(up_mbit, down_mbit, threads)
-    return outcome(plans(preset_by_name(preset), dim, items, costs), goal)

@@ -1,19 +1,19 @@
 """An institution's index: what its images become once a release has embedded them.
 
     ROOT/current            the epoch that is served, a number
-    ROOT/building.lock      held by the one build that runs
-    ROOT/epoch-000001/      manifest.json    release, preset, sizes, checksums (manifest.py)
-                            embeddings.faiss the embeddings, exact (store.py)
-                            items.sqlite     position -> file name, caption (items.py)
-                            packed.bin       what encrypted scoring reads (packed.py)
+    ROOT/building.lock      held by the one process that changes the index (index_writer.py)
+    ROOT/epoch-000001/      manifest.json      release, preset, sizes, checksums (manifest.py)
+                            embeddings.faiss   the embeddings, exact (store.py)
+                            items.sqlite       position -> file name, caption, rights (items.py)
+                            packed-000000.bin  ... what encrypted scoring reads (segments.py)
+                            search.faiss       of another factory than Flat (local_search.py)
 
-A build makes a new epoch beside the old one and switches ``current`` over when it is whole. One
-that was killed leaves ``building-000002``, and the next one goes on with what is packed there.
+Every change is a new epoch beside the old one, switched to when it is whole (epochs.py).
 """
 
 import hashlib
-import shutil
-from collections.abc import Callable
+import os
+import weakref
 from functools import cached_property
 from pathlib import Path
 
@@ -21,43 +21,41 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from client.institution.items import Item, read_items, write_items
-from client.institution.manifest import EMBEDDINGS, FILES, ITEMS, PACKED, Manifest
-from client.institution.packed import REBUILD, PackedIndex, part_of, write_packed
-from client.institution.pairs import Pair
-from client.institution.store import open_store, write_store
-from protocol.errors import BlindsightError, DataError, StorageError
-from protocol.files import (
-    check_file,
-    open_exclusively,
-    storage_error,
-    sync_folder,
-    write_atomically,
+from client.institution.epochs import (
+    SMALL_BYTES,
+    current_epoch,
+    delete_unread_if_free,
+    open_current,
 )
-from protocol.packing import Layout
-from protocol.params import PRIVATE, Preset
-from protocol.plan import Costs, best, plans
-
-_SMALL_BYTES = 1 << 16
+from client.institution.items import Item, ItemTable
+from client.institution.local_search import read_search
+from client.institution.manifest import EMBEDDINGS, FLAT, ITEMS, PACKED, SEARCH, Manifest
+from client.institution.packed import REBUILD
+from client.institution.segments import PackedSegments, damaged_segments
+from client.institution.store import map_embeddings, open_store
+from protocol.errors import BlindsightError, StorageError
 
 
 class Index:
     """One epoch of an index, opened read-only.
 
     ``Index(root)`` opens the current epoch and stays on it; ``is_current`` tells whether a newer
-    one is there, to be opened beside it; ``close()`` lets go of this one.
+    one is there, to be opened beside it; ``close()`` lets go of this one. An epoch's files stay
+    until its last reader has closed it.
     """
 
     def __init__(self, root: Path) -> None:
         """Open the current epoch in ``root``; raise :class:`StorageError` if it is not whole."""
         try:
-            epoch = int(_small_text(root / "current"))
-            folder = root / _epoch_name(epoch)
-            self.manifest = Manifest.from_json(_small_text(folder / "manifest.json"))
+            self.folder, manifest = open_current(root)
+            self._let_go = weakref.finalize(self, os.close, manifest)
+            text = os.pread(manifest, SMALL_BYTES, 0).decode()
+            self.manifest = Manifest.from_json(text)
             self.layout = self.manifest.layout
         except (OSError, ValueError, BlindsightError) as error:
             raise StorageError(f"there is no usable index in {root}: {error}", REBUILD) from error
-        self._root, self._folder = root, folder
+        self._root = root
+        self.table = ItemTable(self.folder / ITEMS)
 
     @property
     def is_current(self) -> bool:
@@ -66,30 +64,40 @@ class Index:
         False too where that file is gone or damaged: opening the index anew says what is wrong.
         """
         try:
-            return int(_small_text(self._root / "current")) == self.manifest.epoch
+            return current_epoch(self._root) == self.manifest.epoch
         except (OSError, ValueError, BlindsightError):
             return False
 
     def close(self) -> None:
-        """Let go of what is mapped; what a caller still holds of it stays mapped until then."""
-        for name in ("_store", "packed"):
+        """Let go of what is mapped; what a caller still holds of it stays mapped until then.
+
+        The last reader of an epoch that is no longer current deletes it.
+        """
+        for name in ("_store", "_search", "packed"):
             self.__dict__.pop(name, None)
+        if self._let_go.alive:
+            self._let_go()
+            if not self.is_current:
+                delete_unread_if_free(self._root)
 
     @cached_property
     def _store(self) -> faiss.Index:
-        return open_store(self._folder / EMBEDDINGS, self.layout.items, self.layout.dim)
+        return open_store(self.folder / EMBEDDINGS, self.layout.items, self.layout.dim)
 
     @cached_property
-    def packed(self) -> PackedIndex:
+    def _search(self) -> faiss.Index:
+        if self.manifest.factory == FLAT:
+            return self._store
+        return read_search(self.folder / SEARCH, self.manifest.checksums[SEARCH])
+
+    @cached_property
+    def packed(self) -> PackedSegments:
         """The packed form, mapped."""
-        packed = PackedIndex(self._folder / PACKED)
-        if packed.layout != self.layout:
-            raise StorageError(f"{packed.path} is of another layout than its manifest", REBUILD)
-        return packed
+        return PackedSegments(self.folder, self.layout)
 
     def embeddings(self) -> NDArray[np.float32]:
-        """Return the embeddings that FAISS holds, float32 [items, dim]."""
-        return np.asarray(self._store.reconstruct_n(0, self.manifest.items), np.float32)
+        """Return the embeddings, mapped, float32 [items, dim]."""
+        return map_embeddings(self.folder / EMBEDDINGS, self.layout.items, self.layout.dim)
 
     def embedding(self, position: int) -> NDArray[np.float32]:
         """Return one embedding, float32 [dim]."""
@@ -98,106 +106,45 @@ class Index:
     def search(
         self, questions: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Search in plaintext through FAISS: scores and positions [m, k], best first."""
-        scores, positions = self._store.search(questions, min(k, self.manifest.items))
+        """Search in plaintext through FAISS: scores and positions [m, k], best first.
+
+        Of a factory other than Flat both are approximate, and a position may be -1 for none.
+        """
+        scores, positions = self._search.search(questions, min(k, self.manifest.items))
         return scores, positions
 
     def items(self, positions: list[int]) -> list[Item]:
         """Return the items at ``positions``, in that order."""
-        return read_items(self._folder / ITEMS, positions)
+        return self.table.at(positions)
+
+    def damaged(self) -> list[str]:
+        """Read everything; return what differs from its checksum, its embeddings or its count."""
+        sums, folder = self.manifest.checksums, self.folder
+        names = [EMBEDDINGS, ITEMS, *([SEARCH] if SEARCH in sums else [])]
+        found = [name for name in names if checksum(folder / name) != sums[name]]
+        if ITEMS not in found and not self.table.is_whole(self.layout.items):
+            found.append(ITEMS)
+        if EMBEDDINGS in found:
+            return found
+        segments = damaged_segments(folder, self.layout, self.embeddings())
+        if not segments and PackedSegments(folder, self.layout).digest != sums[PACKED]:
+            segments = [PACKED]
+        return found + segments
 
     def verify(self) -> None:
-        """Read every file against its checksum; raise :class:`StorageError` if one differs."""
-        for name, expected in self.manifest.checksums.items():
-            if _checksum(self._folder / name) != expected:
-                raise StorageError(f"{self._folder / name} is damaged", REBUILD)
-        self.packed.verify()
+        """Raise :class:`StorageError` that names all that :meth:`damaged` finds."""
+        if damaged := self.damaged():
+            some = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if damaged[5:] else "")
+            hint = "Run blindsight index verify --repair."
+            if {EMBEDDINGS, ITEMS} & set(damaged):
+                hint = REBUILD
+            raise StorageError(f"{self.folder} is damaged: {some}", hint)
 
 
-def build_index(
-    root: Path,
-    release_id: str,
-    embeddings: NDArray[np.float32],
-    pairs: list[Pair],
-    preset: Preset = PRIVATE,
-    progress: Callable[[int], None] = lambda blocks: None,
-    goal: str = "bytes",
-    costs: Costs | None = None,
-) -> Index:
-    """Build the next epoch in ``root`` from ``embeddings`` float32 [n, dim] of n ``pairs``.
-
-    The chunk width is the best one for ``goal`` at ``costs`` (``protocol.plan``). A crash leaves
-    the old epoch, and what was packed for the next build of the same embeddings. Raises
-    :class:`DataError` for an empty collection, :class:`StorageError` for a full disk, or while
-    another build runs.
-    """
-    if len(pairs) != len(embeddings) or not len(pairs):
-        raise DataError(
-            f"an index needs an embedding for each image, got {len(embeddings)} for {len(pairs)}",
-            "Look at the images that were skipped: is any left?",
-        )
-    layout = best(plans(preset, embeddings.shape[1], len(pairs), costs or Costs()), goal).layout
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with open_exclusively(root / "building.lock"):
-            _build(root, release_id, embeddings, pairs, layout, progress)
-    except OSError as error:
-        raise storage_error(root, error, "the old epoch is still served") from error
-    return Index(root)
-
-
-def _build(
-    root: Path,
-    release_id: str,
-    embeddings: NDArray[np.float32],
-    pairs: list[Pair],
-    layout: Layout,
-    progress: Callable[[int], None],
-) -> None:
-    epoch = 1 + max((int(one.name[6:]) for one in root.glob("epoch-[0-9]*")), default=0)
-    building = root / f"building-{epoch:06d}"
-    try:
-        building.mkdir(exist_ok=True)
-        packed = building / PACKED
-        for left in building.iterdir():
-            # A build that was killed leaves temporary files; what it had packed is kept.
-            if left != part_of(packed):
-                left.unlink()
-        write_store(building / EMBEDDINGS, embeddings)
-        write_items(building / ITEMS, pairs)
-        write_packed(packed, layout, embeddings, progress)
-        manifest = Manifest(
-            release_id=release_id,
-            epoch=epoch,
-            preset=layout.preset.name,
-            dim=layout.dim,
-            chunk_width=layout.chunk_width,
-            items=layout.items,
-            checksums={name: _checksum(building / name) for name in FILES},
-        )
-        write_atomically(building / "manifest.json", manifest.to_json())
-        building.rename(root / _epoch_name(epoch))
-        sync_folder(root)
-        write_atomically(root / "current", str(epoch))
-    except Exception:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-
-
-def _small_text(path: Path) -> str:
-    check_file(path, _SMALL_BYTES, REBUILD)
-    return path.read_text()
-
-
-def _epoch_name(epoch: int) -> str:
-    return f"epoch-{epoch:06d}"
-
-
-def _checksum(path: Path) -> str:
-    if path.name == PACKED:
-        return PackedIndex(path).digest
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, "" for one that cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}", REBUILD) from error
+    except OSError:
+        return ""

@@ -1,17 +1,22 @@
 """The manifest of an epoch: what lies beside it, checked before anything of that is opened."""
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from protocol.packing import Layout
 from protocol.params import preset_by_name
 
-EMBEDDINGS, ITEMS, PACKED = FILES = ("embeddings.faiss", "items.sqlite", "packed.bin")
+MANIFEST = "manifest.json"
+EMBEDDINGS, ITEMS, PACKED = PARTS = ("embeddings.faiss", "items.sqlite", "packed")
+SEARCH = "search.faiss"
+FLAT = "Flat"
+"""The factory of an index that searches the embeddings themselves."""
 
 
 class Manifest(BaseModel):
     """What an epoch holds; ``checksums`` maps file names to SHA-256 in hexadecimal.
 
-    That of the packed form covers its header and digests, which cover the rest.
+    That of the packed form covers its headers and digests, which cover the rest. A ``factory``
+    other than "Flat" is FAISS's name of what ``search.faiss`` holds.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -22,14 +27,16 @@ class Manifest(BaseModel):
     dim: int
     chunk_width: int
     items: int
+    factory: str = FLAT
     checksums: dict[str, str]
 
-    @field_validator("checksums")
-    @classmethod
-    def _of_every_file(cls, checksums: dict[str, str]) -> dict[str, str]:
-        if set(checksums) != set(FILES):
-            raise ValueError(f"of {', '.join(FILES)} expected, got {sorted(checksums)}")
-        return checksums
+    @model_validator(mode="after")
+    def _of_every_part(self) -> "Manifest":
+        expected = PARTS if self.factory == FLAT else (*PARTS, SEARCH)
+        if set(self.checksums) != set(expected):
+            found = sorted(self.checksums)
+            raise ValueError(f"checksums of {', '.join(expected)} expected, got {found}")
+        return self
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":

@@ -27,7 +27,8 @@ from protocol.files import open_exclusively, storage_error, sync_folder, write_a
 from protocol.ntt import U32
 from protocol.packing import Layout
 
-REBUILD = "Build it again: blindsight institution index."
+REBUILD = "Build it again: blindsight index build."
+"""What helps against most damage."""
 
 _NOT_PACKED = bytes(DIGEST_BYTES)
 

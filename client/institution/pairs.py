@@ -23,6 +23,8 @@ from protocol.files import replace_atomically, write_atomically, writing
 
 METADATA = "metadata.jsonl"
 SPLITS = ("train", "val", "test")
+FORMS = ("id", "caption", "thumbnail", "original")
+"""In which an item may leave the institution, apart from its score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Pair:
     ``file_name`` is relative to the folder, with forward slashes. ``group`` is the patient, the
     product or whatever else several images show. A ``split`` of None is replaced by one that
     follows from the group where there is one, else from the file name: so a pair always has a
-    split, keeps it when the folder grows, and shares it with its group.
+    split, keeps it when the folder grows, and shares it with its group. ``release`` names those
+    of ``FORMS`` in which it may leave; None says nothing of it.
     """
 
     file_name: str
@@ -40,6 +43,7 @@ class Pair:
     split: str | None = None
     site: str | None = None
     group: str | None = field(default=None, repr=False)
+    release: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         if self.split is None:
@@ -168,6 +172,8 @@ def _line(pair: Pair, numbers: dict[str, int]) -> bytes:
         fields["site"] = pair.site
     if pair.group is not None:
         fields["group"] = numbers[pair.group]
+    if pair.release is not None:
+        fields["release"] = sorted(pair.release)
     return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 
 

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 
 from client.institution.packed import PackedIndex
 from client.institution.question import Batch, Question
+from client.institution.segments import PackedSegments
 from protocol.packing import Layout
 from protocol.scheme import EncryptedScores, Seeded
 
@@ -38,7 +39,10 @@ class Scorer:
     """Scores questions against one packed index on its own threads."""
 
     def __init__(
-        self, index: PackedIndex, threads: int | None = None, together: int = MAX_TOGETHER
+        self,
+        index: PackedIndex | PackedSegments,
+        threads: int | None = None,
+        together: int = MAX_TOGETHER,
     ) -> None:
         """Answer at most ``together`` questions in one pass."""
         self._index, self._together = index, together

@@ -13,7 +13,7 @@ import hashlib
 import mmap
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import prod
 from pathlib import Path
 
@@ -52,12 +52,14 @@ def write_segments(
     embeddings: NDArray[np.float32],
     old: Path | None = None,
     progress: Callable[[int], None] = lambda blocks: None,
+    damaged: Collection[str] = (),
 ) -> int:
     """Pack ``embeddings`` float32 [n, dim] into ``folder``; return how many blocks were packed.
 
     A segment that is there, or in the folder ``old``, with the same embeddings is kept: so a
     build that was killed goes on, and an epoch shares what did not change. Its blocks are not
-    read here: ``verify`` is for that. ``progress`` gets the blocks done so far. Raises what
+    read here: :func:`damaged_segments` is for that, and those that are named ``damaged`` are
+    packed again. ``progress`` gets the blocks done so far. Raises what
     ``write_packed`` does.
     """
     if embeddings.shape != (layout.items, layout.dim):
@@ -69,7 +71,7 @@ def write_segments(
             own = Layout(layout.preset, layout.dim, layout.chunk_width, len(rows))
             page = Header.of(own, rows).to_page()
             if not _begins(path, page):
-                if old is not None and _begins(old / path.name, page):
+                if old and path.name not in damaged and _begins(old / path.name, page):
                     _share(old / path.name, path)
                 else:
                     write_packed(path, own, rows)
@@ -104,10 +106,22 @@ class PackedSegments:
         """SHA-256 over the segments' digests, in hexadecimal: it stands for all of them."""
         return hashlib.sha256("".join(part.digest for part in self._parts).encode()).hexdigest()
 
-    def verify(self) -> None:
-        """Read every block against its digest; raise :class:`StorageError` for the first damage."""
-        for part in self._parts:
-            part.verify()
+
+def damaged_segments(folder: Path, layout: Layout, embeddings: NDArray[np.float32]) -> list[str]:
+    """Return the names of segments that are not whole, or not of ``embeddings``: all is read."""
+    size, found = segment_items(layout), []
+    for number, path in enumerate(segment_paths(folder, layout)):
+        rows = embeddings[number * size : (number + 1) * size]
+        own = Layout(layout.preset, layout.dim, layout.chunk_width, len(rows))
+        try:
+            good = _begins(path, Header.of(own, rows).to_page())
+            if good:
+                PackedIndex(path).verify()
+        except (StorageError, OSError):
+            good = False
+        if not good:
+            found.append(path.name)
+    return found
 
 
 def _begins(path: Path, page: bytes) -> bool:

@@ -30,6 +30,19 @@ def write_store(path: Path, embeddings: NDArray[np.float32]) -> None:
 
 def open_store(path: Path, items: int, dim: int) -> faiss.Index:
     """Map ``items`` embeddings of width ``dim``; raise :class:`StorageError` if they differ."""
+    _check(path, items, dim)
+    # Mapped: a service of a million items has no gigabyte of embeddings in its own memory.
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+
+
+def map_embeddings(path: Path, items: int, dim: int) -> NDArray[np.float32]:
+    """Map the embeddings themselves, float32 [items, dim]; raise as :func:`open_store` does."""
+    start = _check(path, items, dim)
+    return np.memmap(path, np.float32, "r", start, (items, dim))
+
+
+def _check(path: Path, items: int, dim: int) -> int:
+    """Return where the embeddings begin in a file that is FAISS's own: it crashes on others."""
     head = _head(items, dim)
     expected = len(head) + 4 * items * dim
     try:
@@ -37,15 +50,13 @@ def open_store(path: Path, items: int, dim: int) -> faiss.Index:
             found, size = file.read(len(head)), path.stat().st_size
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}", REBUILD) from error
-    # FAISS crashes on some files that are not its own.
     if found != head or size != expected:
         raise StorageError(
             f"{path} is not FAISS's file of {items} embeddings of width {dim}: "
             f"expected {expected} bytes, got {size}",
             REBUILD,
         )
-    # Mapped: a service of a million items has no gigabyte of embeddings in its own memory.
-    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    return len(head)
 
 
 def _head(items: int, dim: int) -> bytes:

@@ -26,6 +26,7 @@ class Embedder:
         self.model = source.load() if isinstance(source, Release) else source
         self.image_size = self.model.settings.image_size
         self.dim = self.model.settings.dim
+        self.precision = precision
         self._features = Features(self.model, precision)
 
     @property

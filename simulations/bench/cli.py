@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from client.institution.cli import GoalOption
+from client.institution.index_cli import GoalOption
 from protocol.terminal import AsJson, Outcome, command
 from simulations.options import TRAINING_FLAGS, with_flags
 
@@ -28,7 +28,7 @@ def score(
 ) -> Outcome:
     """Measure encrypted scoring, phase by phase, beside FAISS and other encrypted engines.
 
-    The index is packed as blindsight institution index does for the same --goal.
+    The index is packed as blindsight index build does for the same --goal.
     """
     from simulations.bench.score import ScoreBench
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.institution.index import Index, build_index
+from client.institution.index import Index
+from client.institution.index_writer import build_index
 from client.institution.pairs import Pair
 from protocol.params import Preset
 

@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from client.institution.index import Index, build_index
+from client.institution.index import Index
+from client.institution.index_writer import build_index
 from client.institution.pairs import Pair, write_pairs
 from client.institution.service import Service
 from client.institution.settings import ServiceSettings

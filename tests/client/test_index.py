@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client.institution.index import Index, build_index
+from client.institution.index import Index
+from client.institution.index_writer import build_index
 from client.institution.pairs import Pair
 from protocol.errors import DataError, StorageError, UsageError
 from protocol.params import PRIVATE
@@ -21,7 +22,7 @@ from protocol.plan import Costs, best, plans
 
 ROOT = Path(__file__).parents[2]
 RELEASE = "0123456789abcdef"
-FILES = ["embeddings.faiss", "items.sqlite", "manifest.json", "packed.bin"]
+FILES = ["embeddings.faiss", "items.sqlite", "manifest.json", "packed-000000.bin"]
 
 
 def unit_vectors(count: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
@@ -29,9 +30,12 @@ def unit_vectors(count: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+def some_pairs(count: int) -> list[Pair]:
+    return [Pair(f"{i}.png", (f"c{i}",)) for i in range(count)]
+
+
 def build(root: Path, count: int = 30, seed: int = 0) -> Index:
-    pairs = [Pair(f"{i}.png", (f"c{i}",)) for i in range(count)]
-    return build_index(root, RELEASE, unit_vectors(count, 8, seed), pairs)
+    return build_index(root, RELEASE, unit_vectors(count, 8, seed), some_pairs(count))
 
 
 def names(folder: Path) -> list[str]:
@@ -82,7 +86,7 @@ def test_an_open_index_knows_of_a_newer_epoch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("costs", [None, Costs(1.0, 1000.0), Costs(1000.0, 1.0)])
 def test_it_is_packed_as_was_planned(tmp_path: Path, goal: str, costs: Costs | None) -> None:
     rows = unit_vectors(500, 200)
-    pairs = [Pair("a.png", ("c",))] * len(rows)
+    pairs = some_pairs(len(rows))
     index = build_index(tmp_path, RELEASE, rows, pairs, goal=goal, costs=costs)
     assert index.packed.layout == best(plans(PRIVATE, 200, 500, costs or Costs()), goal).layout
 
@@ -96,10 +100,10 @@ def test_a_crash_while_building_leaves_the_old_epoch(tmp_path: Path) -> None:
 
     rows = Index(root).embeddings()
     with pytest.raises(KeyboardInterrupt):
-        build_index(root, RELEASE, rows, [Pair("a.png", ("c",))] * 30, progress=crash)
+        build_index(root, RELEASE, rows, some_pairs(30), progress=crash)
     assert Index(root).manifest.epoch == 1
     build(root)  # what was left of the interrupted build is used or replaced
-    assert names(root) == ["building.lock", "current", "epoch-000001", "epoch-000002"]
+    assert names(root) == ["building.lock", "current", "epoch-000002"], "nobody reads the old one"
     assert names(root / "epoch-000002") == FILES
     assert Index(root).manifest.epoch == 2
     Index(root).verify()
@@ -116,31 +120,43 @@ import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 import numpy as np
 from pathlib import Path
-from client.institution.index import build_index
+from client.institution.index_writer import build_index
 from client.institution.pairs import Pair
 rows = np.load(sys.argv[2])
 
+seen = []
+
 def progress(done):
     print(done, flush=True)
-    if done == 5: os.kill(os.getpid(), signal.SIGKILL)
+    seen.append(done)
+    if len(seen) == 3: os.kill(os.getpid(), signal.SIGKILL)
 
-pairs = [Pair("a.png", ("c",))] * len(rows)
+pairs = [Pair(f"{{i}}.png", ("c",)) for i in range(len(rows))]
 build_index(Path(sys.argv[1]), {RELEASE!r}, rows, pairs, progress=progress)
 """
     command = [sys.executable, "-c", script, str(root), str(tmp_path / "rows.npy")]
     killed = subprocess.run(command, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert killed.stdout.split() == ["0", "1", "2", "3", "4", "5"]
+    assert len(killed.stdout.split()) == 3
     assert Index(root).manifest.epoch == 1
     for name in (".embeddings.faiss.x7", "items.sqlite-journal", "packed.bin", "manifest.json"):
         (root / "building-000002" / name).write_text("of a build that was killed")
 
+    packed = {path.name: path.stat().st_ino for path in (root / "building-000002").glob("packed-*")}
     seen: list[int] = []
-    pairs = [Pair("a.png", ("c",))] * len(rows)
-    index = build_index(root, RELEASE, rows, pairs, progress=seen.append)
-    assert index.layout.blocks > seen[0] >= 5, "what was packed is not packed again"
-    assert seen == list(range(seen[0], index.layout.blocks + 1))
-    assert names(root / "epoch-000002") == FILES
+    index = build_index(root, RELEASE, rows, some_pairs(len(rows)), progress=seen.append)
+    assert seen[-1] == index.layout.blocks
+    kept = [
+        index.folder / name
+        for name, inode in packed.items()
+        if (index.folder / name).exists() and (index.folder / name).stat().st_ino == inode
+    ]
+    assert len(kept) == 3, "what was packed is not packed again"
+    assert not set(names(index.folder)) & {
+        ".embeddings.faiss.x7",
+        "items.sqlite-journal",
+        "packed.bin",
+    }
     assert np.array_equal(index.embeddings(), rows)
     index.verify()
 
@@ -150,13 +166,13 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     build(root)
     rows = np.full((30, 8), 2, np.float32)
     with pytest.raises(UsageError, match="norm 1 at most"):
-        build_index(root, RELEASE, rows, [Pair("a.png", ("c",))] * 30)
+        build_index(root, RELEASE, rows, some_pairs(30))
     assert names(root) == ["building.lock", "current", "epoch-000001"]
     assert Index(root).manifest.epoch == 1
 
 
 def test_a_second_build_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
-    root, rows, pairs = tmp_path / "index", unit_vectors(30, 8), [Pair("a.png", ("c",))] * 30
+    root, rows, pairs = tmp_path / "index", unit_vectors(30, 8), some_pairs(30)
     refused: list[str] = []
 
     def build_another(done: int) -> None:
@@ -178,12 +194,12 @@ import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
 import numpy as np
 from pathlib import Path
-from client.institution.index import build_index
+from client.institution.index_writer import build_index
 from client.institution.pairs import Pair
 from protocol.errors import StorageError
 rows = np.eye(8, dtype=np.float32)[np.arange(2000) % 8]
-pairs = [Pair("a.png", ("c" * 40,))] * len(rows)
-for limit in (50_000, 100_000, 170_000):
+pairs = [Pair(f"{{i}}.png", ("c" * 40,)) for i in range(len(rows))]
+for limit in (50_000, 100_000, 190_000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         build_index(Path(sys.argv[1]), {RELEASE!r}, rows, pairs)
@@ -201,7 +217,7 @@ for limit in (50_000, 100_000, 170_000):
     build(root).verify()
 
 
-@pytest.mark.parametrize("name", ["embeddings.faiss", "items.sqlite", "packed.bin"])
+@pytest.mark.parametrize("name", ["embeddings.faiss", "items.sqlite", "packed-000000.bin"])
 def test_damage_is_found(tmp_path: Path, name: str) -> None:
     index = build(tmp_path / "index")
     path = tmp_path / "index" / "epoch-000001" / name
@@ -218,8 +234,9 @@ def test_damage_is_found(tmp_path: Path, name: str) -> None:
 def test_the_packed_form_of_other_embeddings_is_found(tmp_path: Path) -> None:
     build(tmp_path / "index")
     other = build(tmp_path / "other", seed=1)
-    shutil.copy(other.packed.path, tmp_path / "index" / "epoch-000001" / "packed.bin")
-    with pytest.raises(StorageError, match=r"packed\.bin is damaged"):
+    name = "packed-000000.bin"
+    shutil.copy(other.folder / name, tmp_path / "index" / "epoch-000001" / name)
+    with pytest.raises(StorageError, match=r"damaged: packed-000000\.bin"):
         Index(tmp_path / "index").verify()
 
 
@@ -230,7 +247,7 @@ def test_the_embeddings_are_kept_as_faiss_keeps_them(tmp_path: Path) -> None:
     rows = unit_vectors(5000, 24)
     mapped = np.lib.format.open_memmap(tmp_path / "rows.npy", "w+", np.float32, rows.shape)
     mapped[:] = rows
-    build_index(tmp_path / "index", RELEASE, mapped, [Pair("a.png", ("c",))] * len(rows))
+    build_index(tmp_path / "index", RELEASE, mapped, some_pairs(len(rows)))
     store = faiss.IndexFlatIP(24)
     store.add(rows)
     faiss.write_index(store, str(tmp_path / "by.faiss"))
@@ -246,7 +263,7 @@ def test_the_embeddings_are_kept_as_faiss_keeps_them(tmp_path: Path) -> None:
 def test_a_service_maps_the_embeddings(tmp_path: Path) -> None:
     """The process's own memory does not grow by them, neither to read one nor to search."""
     rows = unit_vectors(30_000, 256)
-    build_index(tmp_path, RELEASE, rows, [Pair("a.png", ("c",))] * len(rows))
+    build_index(tmp_path, RELEASE, rows, some_pairs(len(rows)))
     script = f"""
 import re, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -325,7 +342,7 @@ def test_items_that_cannot_be_read_are_said(tmp_path: Path) -> None:
         ({"release_id": None}, "release_id Input should be a valid string"),
         ({"more": 1}, "more Extra inputs are not permitted"),
         ({"checksums": []}, "checksums Input should be"),
-        ({"checksums": {"packed.bin": "0"}}, "of embeddings.faiss, items.sqlite, packed.bin"),
+        ({"checksums": {"packed": "0"}}, "of embeddings.faiss, items.sqlite, packed expected"),
         ({"release_id": "x" * 100_000}, "at most 65,536 bytes"),
     ],
     ids=lambda one: str(one)[:20],

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from client.institution.packed import PackedIndex, write_packed
 from client.institution.segments import (
     PackedSegments,
+    damaged_segments,
     segment_items,
     segment_paths,
     write_segments,
@@ -41,7 +42,6 @@ def test_segments_read_as_one_file_does(tmp_path: Path) -> None:
     segments = PackedSegments(tmp_path / "new", layout_of(rows))
     assert len(segment_paths(tmp_path / "new", layout_of(rows))) > 2
     assert np.array_equal(segments.blocks, PackedIndex(tmp_path / "one.bin").blocks)
-    segments.verify()
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "replace"])
@@ -70,12 +70,26 @@ def test_only_touched_segments_are_packed(tmp_path: Path, change: str) -> None:
 def test_damage_in_a_segment_is_found(tmp_path: Path) -> None:
     rows = unit_vectors(ITEMS)
     write(tmp_path / "new", rows)
+    assert damaged_segments(tmp_path / "new", layout_of(rows), rows) == []
     path = segment_paths(tmp_path / "new", layout_of(rows))[1]
     content = bytearray(path.read_bytes())
     content[-7] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StorageError, match=r"packed-000001\.bin is damaged"):
-        PackedSegments(tmp_path / "new", layout_of(rows)).verify()
+    assert damaged_segments(tmp_path / "new", layout_of(rows), rows) == [path.name]
+    write_segments(tmp_path / "new", layout_of(rows), rows)
+    assert damaged_segments(tmp_path / "new", layout_of(rows), -rows) == [
+        one.name for one in segment_paths(tmp_path / "new", layout_of(rows))
+    ]
     path.unlink()
     with pytest.raises(StorageError, match=r"packed-000001\.bin is not a usable"):
         PackedSegments(tmp_path / "new", layout_of(rows))
+
+
+def test_damaged_segments_are_not_shared(tmp_path: Path) -> None:
+    rows = unit_vectors(ITEMS)
+    write(tmp_path / "old", rows)
+    (tmp_path / "new").mkdir()
+    names = [segment_paths(tmp_path / "old", layout_of(rows))[1].name]
+    write_segments(tmp_path / "new", layout_of(rows), rows, tmp_path / "old", damaged=names)
+    for path in segment_paths(tmp_path / "new", layout_of(rows)):
+        assert path.samefile(tmp_path / "old" / path.name) == (path.name not in names)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.institution.index import build_index
+from client.institution.index_writer import build_index
 from client.institution.pairs import Pair
 from client.institution.service import Service
 from client.institution.settings import ServiceSettings
@@ -240,10 +240,11 @@ def test_a_packed_index_of_other_embeddings_is_not_served(
     one = institutions[0]
     rows = one.embeddings.copy()
     other = tmp_path / "index"
-    build_index(other, RELEASE, -rows, [Pair("a.png", ("a",))] * len(rows))
+    build_index(other, RELEASE, -rows, [Pair(f"{i}.png", ("a",)) for i in range(len(rows))])
     mixed = tmp_path / "mixed"
     shutil.copytree(one.settings.index, mixed)
-    shutil.copy(other / "epoch-000001" / "packed.bin", mixed / "epoch-000001" / "packed.bin")
+    name = "epoch-000001/packed-000000.bin"
+    shutil.copy(other / name, mixed / name)
     with pytest.raises(StorageError, match=r"scores -1\.0000 against itself, expected 1\.0000"):
         Service(one.settings.model_copy(update={"index": mixed}))
 

@@ -17,9 +17,10 @@ import PIL.PngImagePlugin
 import PIL.WebPImagePlugin
 from PIL import Image
 
-from client.institution import images, index, items, manifest, packed, packed_header
+from client.institution import epochs, images, index, items, manifest, packed, packed_header
 from client.institution.images import FORMATS, IMAGE_PIXELS, load_image
-from client.institution.index import Index, build_index
+from client.institution.index import Index
+from client.institution.index_writer import build_index
 from client.institution.packed import PackedIndex, write_packed
 from client.institution.pairs import Pair
 from protocol import files, packing, params
@@ -234,7 +235,7 @@ TARGETS = {
         index_manifest,
         lambda: [honest_manifest()],
         of_json,
-        (index, manifest, items, *_PACKED),
+        (index, epochs, manifest, items, *_PACKED),
         seconds=2.0,
         worst=lambda: [b"[" * 100_000, b'"' + b"a" * 32 * MIB + b'"'],
     ),
@@ -242,7 +243,7 @@ TARGETS = {
         index_current,
         lambda: [b"1", b"1\n"],
         of_bytes,
-        (index, manifest, items),
+        (index, epochs, manifest, items),
         worst=lambda: [b"1" * 32 * MIB],
     ),
     "image": Target(

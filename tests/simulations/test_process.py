@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from client.institution.index import build_index
+from client.institution.index_writer import build_index
 from client.institution.pairs import Pair
 from client.searcher.remote import RemoteInstitution
 from protocol.credentials import Credentials
@@ -23,7 +23,7 @@ Start = Callable[[], ServiceProcess]
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
     rows = np.eye(3, 8, dtype=np.float32)
-    build_index(tmp_path / "index", RELEASE, rows, [Pair("a.png", ("a",))] * 3)
+    build_index(tmp_path / "index", RELEASE, rows, [Pair(f"{i}.png", ("a",)) for i in range(3)])
     tls = ThrowAwayAuthority().issue("clinic", tmp_path / "tls")
     return lambda: ServiceProcess(
         "clinic",

@@ -48,6 +48,7 @@ class Entry:
     site: str | None = None
     group: str | None = None
     near: str = ""
+    release: frozenset[str] | None = None
 
     @property
     def where(self) -> str:
@@ -98,7 +99,7 @@ class Collection:
 
                 group = group_of(image)
             said = tuple(caption for caption in one.captions if caption)
-            self._pairs[name] = Pair(name, said, one.split, one.site, group)
+            self._pairs[name] = Pair(name, said, one.split, one.site, group, one.release)
             self._declared[name] = one.split
 
     def finish(self, group_key: str) -> tuple[tuple[Pair, ...], tuple[Skip, ...], tuple[str, ...]]:

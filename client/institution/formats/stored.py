@@ -23,6 +23,13 @@ def read_stored(path: Path) -> bytes:
     return read_bounded(path, IMAGE_BYTES, "store the image smaller, as JPEG or PNG")
 
 
+def stored_stamp(path: Path) -> tuple[int, int]:
+    """Size [bytes] and time of change [ns] of what holds an image: its file, or its shard."""
+    place = _in_shard(path)
+    status = (path if place is None else place[0]).stat()
+    return status.st_size, status.st_mtime_ns
+
+
 def is_stored(path: Path) -> bool:
     """Whether something lies there that :func:`read_stored` may read."""
     place = _in_shard(path)

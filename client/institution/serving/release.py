@@ -1,4 +1,4 @@
-"""What leaves of an item, in the forms that the policy names, and nothing beside them."""
+"""What leaves of an item, in the forms that policy and item both allow, and nothing beside them."""
 
 import io
 import logging
@@ -45,6 +45,7 @@ class Releasing:
 
     def _released(self, position: int, item: Item, forms: frozenset[Form]) -> pb.ReleasedItem:
         released = pb.ReleasedItem(position=position)
+        forms = frozenset(form for form in forms if item.may_leave_as(form))
         if "id" in forms:
             released.id = item.file_name
         if "caption" in forms:
