@@ -24,7 +24,7 @@ def test_the_flower_app_has_the_defaults_of_training() -> None:
     config = project["tool"]["flwr"]["app"]["config"]
     assert config.pop("releases") == "releases"
     assert config.pop("checkpoints") == "" and config.pop("resume") is False
-    assert config.pop("identity") == config.pop("roster") == ""
+    assert config.pop("identity") == config.pop("roster") == config.pop("bundle-approvals") == ""
     defaults = TrainingSettings().to_run_config() | EncoderChoice().to_config()
     del defaults["towers"]  # JSON text: whoever wants other towers gives them whole
     assert config == defaults

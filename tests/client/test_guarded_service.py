@@ -21,7 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
-from client.institution.index import build_index
+from client.institution.index_writer import build_index
 from client.institution.pairs import Pair
 from client.institution.provisioning.settings import InstitutionSettings
 from client.institution.service import Service
@@ -137,9 +137,10 @@ def clinic(tmp_path: Path) -> Clinic:
     made.enrol("clinic", "institution").rename(made.home / "identity")
     made.write_roster()
     made.policy(POLICY)
-    for i in range(3):
-        Image.new("RGB", (32, 24), (80 * i, 0, 0)).save(made.home / "data" / f"{i}.png")
-    pairs = [Pair(f"{i % 3}.png", (f"caption {i}",)) for i in range(len(ITEMS))]
+    for i in range(len(ITEMS)):
+        colour = (80 * (i % 3), 0, 0)
+        Image.new("RGB", (32, 24), colour).save(made.home / "data" / f"{i}.png")
+    pairs = [Pair(f"{i}.png", (f"caption {i}",)) for i in range(len(ITEMS))]
     build_index(made.home / "index", RELEASE, ITEMS, pairs)
     return made
 
@@ -309,7 +310,9 @@ def test_another_epoch_is_served_without_a_restart(served: tuple) -> None:
     before = remote.describe(RELEASE)
     ask(remote)
     rows = ITEMS[::-1].copy()
-    build_index(clinic.home / "index", RELEASE, rows, [Pair("0.png", ("c",))] * len(rows))
+    build_index(
+        clinic.home / "index", RELEASE, rows, [Pair(f"{i}.png", ("c",)) for i in range(len(rows))]
+    )
     with pytest.raises(EpochMismatch):
         remote.score(before, ITEMS[0], TWIN, Traffic())
     with pytest.raises(EpochMismatch):
@@ -397,7 +400,7 @@ def anonymous_bytes(pid: int) -> int:
 @pytest.fixture
 def process(clinic: Clinic) -> Iterator[tuple[Clinic, subprocess.Popen[bytes]]]:
     """The real process, with answers that are longer than what gRPC holds for a reader."""
-    pairs = [Pair("0.png", ("c",))] * len(MANY)
+    pairs = [Pair(f"{i}.png", ("c",)) for i in range(len(MANY))]
     build_index(clinic.home / "index", RELEASE, MANY, pairs)
     settings = InstitutionSettings(name="clinic", coordinator="fleet.example.org:8443")
     settings.save(clinic.home / "institution.toml")

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from client.institution.index import build_index
+from client.institution.index_writer import build_index
 from client.institution.offer import make_offer
 from client.institution.pairs import Pair
 from client.institution.relay_link import RelayLink
@@ -121,7 +121,9 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 def test_a_real_question_gives_what_it_gives_directly(lab: Lab, tmp_path: Path) -> None:
     rows = np.random.default_rng(1).standard_normal((300, 16)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    index = build_index(tmp_path / "index", RELEASE, rows, [Pair("a.png", ("a",))] * len(rows))
+    index = build_index(
+        tmp_path / "index", RELEASE, rows, [Pair(f"{i}.png", ("a",)) for i in range(len(rows))]
+    )
     settings = ServiceSettings(
         name="clinic", data=tmp_path, index=tmp_path / "index", credentials=lab.root / "clinic"
     )

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from client.institution.deployment.place import Place
-from client.institution.index import build_index
+from client.institution.index_writer import build_index
 from client.institution.offer import register
 from client.institution.pairs import Pair
 from client.institution.provisioning.installation import install
@@ -145,7 +145,12 @@ def megabytes(coordinator: Coordinator, count: int) -> int:
 def test_an_institution_registers_and_attaches_by_itself(coordinator: Coordinator) -> None:
     home = coordinator.clinic.root
     rows = np.eye(16, dtype=np.float32).repeat(10, axis=0)
-    build_index(home / "index", "fedcba9876543210", rows, [Pair("a.png", ("a",))] * len(rows))
+    build_index(
+        home / "index",
+        "fedcba9876543210",
+        rows,
+        [Pair(f"{i}.png", ("a",)) for i in range(len(rows))],
+    )
     settings = InstitutionSettings.load(home / "institution.toml")
     port = int(coordinator.address.rpartition(":")[2])
     changes = {"reach": "relay", "directory_port": port, "service_port": free_port()}
