@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.institution.index_writer import build_index
+from client.institution.index_writer import IndexWriter, build_index
+from client.institution.items import Item
 from client.institution.pairs import Pair
 from client.institution.service import Service
 from client.institution.settings import ServiceSettings
@@ -64,6 +65,20 @@ def test_what_is_not_released_stays(served: list) -> None:
     clinic, described = served[0].asked()
     assert clinic.fetch(described, [3], 4, Traffic())[3].caption == "clinic 3"
     clinic.close()
+
+
+def test_an_item_leaves_only_as_its_own_rights_allow(institutions: list, tmp_path: Path) -> None:
+    one = institutions[0]
+    rights = [None, frozenset({"thumbnail"}), frozenset({"caption"}), frozenset()]
+    items = [Item(f"{i}.png", "said", release=forms) for i, forms in enumerate(rights)]
+    with IndexWriter(tmp_path) as writer:
+        writer.build(RELEASE, one.embeddings[:4], items).close()
+    with Service(one.settings.model_copy(update={"index": tmp_path})) as service:
+        remote = RemoteInstitution("clinic", service.address, one.searcher, 10)
+        found = remote.fetch(remote.describe(RELEASE), [0, 1, 2, 3], 4, Traffic())
+        remote.close()
+    left = [(found[i].caption, bool(found[i].thumbnail)) for i in range(4)]
+    assert left == [("said", True), ("", True), ("said", False), ("", False)]
 
 
 def test_thumbnails_carry_no_metadata(served: list) -> None:
