@@ -170,7 +170,7 @@ def test_a_member_asks_and_fetches_what_the_policy_says(served: tuple) -> None:
     error = scores - ITEMS @ ITEMS[5]
     assert error.std() == pytest.approx(2.0**-12 / np.sqrt(3), rel=0.2), "twelve bits by default"
     found = remote.fetch(remote.describe(RELEASE), [5], 10, Traffic())[5]
-    assert (found.id, found.caption, found.original) == ("2.png", "", b"")
+    assert (found.id, found.caption, found.original) == ("5.png", "", b"")
     assert found.thumbnail
     remote.close()
     url = f"http://127.0.0.1:{service.metrics.port}/metrics"

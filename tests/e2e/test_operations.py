@@ -93,7 +93,7 @@ class Walk:
                      (r"^service_host = .*", f'service_host = "{host}"'))  # fmt: skip
         if words[0] == "train":
             self.names["RELEASE_ID"] = found["release_id"]
-        if words[:2] == ["institution", "index"]:
+        if words[:2] == ["index", "build"]:
             self.running["clinic"].close()
             self.up(["institution", "up", "--home", "clinic"])
         if words[0] == "search":

@@ -156,7 +156,9 @@ def test_an_institution_registers_and_attaches_by_itself(coordinator: Coordinato
     changes = {"reach": "relay", "directory_port": port, "service_port": free_port()}
     settings.model_copy(update=changes).save(home / "institution.toml")
     (found,) = program(Place.open(home))
-    process = subprocess.Popen(found.command, env=dict(found.environment), stderr=subprocess.PIPE)
+    said = home / "reach.log"
+    with said.open("wb") as talk:
+        process = subprocess.Popen(found.command, env=dict(found.environment), stderr=talk)
     try:
         directory = open_directory(coordinator.bob)
 
@@ -165,13 +167,10 @@ def test_an_institution_registers_and_attaches_by_itself(coordinator: Coordinato
             return [(one.release_id, one.items) for one in offers] == [("fedcba9876543210", 100)]
 
         until(listed)
+        until(lambda: f"relay {coordinator.address}: attached" in said.read_text())
     finally:
         process.terminate()
         assert process.wait(20) == 0
-    with process:
-        assert process.stderr is not None
-        said = process.stderr.read().decode()
-    assert f"relay {coordinator.address}: attached" in said, said
 
 
 def test_the_command_lists_who_can_be_asked(served: Coordinator) -> None:
