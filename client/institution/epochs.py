@@ -72,11 +72,15 @@ def make_current(root: Path, building: Path, epoch: int) -> None:
 def delete_unread(root: Path) -> None:
     """Delete all epochs but the current one that nobody reads; the caller holds the lock."""
     current = epoch_folder(root, current_epoch(root))
+    for left in root.glob(f"{_GONE}*"):
+        shutil.rmtree(left)
     for folder in root.glob("epoch-[0-9]*"):
         if folder != current and _rename_if_unread(folder):
             sync_folder(root)
-    for folder in root.glob(f"{_GONE}*"):
-        shutil.rmtree(folder)
+            shutil.rmtree(root / f"{_GONE}{folder.name}")
+    # Of a process that was killed while it switched: only who holds the lock writes that file.
+    for left in root.glob(f".{_CURRENT}.*"):
+        left.unlink()
 
 
 def delete_unread_if_free(root: Path) -> None:

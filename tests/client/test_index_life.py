@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -446,7 +447,8 @@ def test_no_kill_loses_or_repeats_an_item(tmp_path: Path) -> None:
         index.close()
     with IndexWriter(root) as writer:
         writer.change([next(iter(names))]).verify()
-    assert sorted(path.name[:6] for path in root.iterdir()) == ["buildi", "curren", "epoch-"]
+    left = sorted(path.name for path in root.iterdir())
+    assert left == ["building.lock", "current", Index(root).folder.name]
 
 
 def in_another_process(script: str, *arguments: object) -> str:
@@ -490,6 +492,18 @@ def test_a_folder_that_is_read_only_can_be_read(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be written"), IndexWriter(tmp_path) as writer:
         writer.change(["3.png"])
     tmp_path.chmod(0o700)
+
+
+def test_what_a_killed_switch_left_is_deleted(tmp_path: Path) -> None:
+    built(tmp_path, 30).close()
+    shutil.copytree(tmp_path / "epoch-000001", tmp_path / "epoch-000002")
+    shutil.copytree(tmp_path / "epoch-000001", tmp_path / "gone-epoch-000001")
+    (tmp_path / ".current.x7").write_text("2")
+    assert Index(tmp_path).manifest.epoch == 1
+    with IndexWriter(tmp_path) as writer:
+        assert writer.change(["3.png"]).manifest.epoch == 3
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["building.lock", "current", "epoch-000003"]
 
 
 def test_clocks_do_not_matter(tmp_path: Path) -> None:
