@@ -18,6 +18,7 @@ from protocol.supervision import Supervisor, require_free, require_none, stoppin
 from protocol.terminal import say
 from server.deployment.control import Control
 from server.deployment.place import Place
+from server.directory import process as directory
 
 _LOOK_SECONDS = 3.0
 _SYSTEM = os.pathsep.join(("/usr/sbin", "/usr/local/sbin"))
@@ -33,6 +34,7 @@ def up(place: Place, on_ready: Callable[[], None]) -> None:
     hint = "End what uses it, or change the port in federation.toml and nginx.conf."
     require_free("127.0.0.1", settings.superlink_port, "the superlink", hint)
     require_free(settings.listen, settings.port, "nginx", hint)
+    require_free(settings.listen, settings.directory_port, "the directory", hint)
     with stopping() as stop:
 
         def ready() -> None:
@@ -86,7 +88,7 @@ def programs(place: Place) -> list[Program]:
         {"PATH": os.defpath},
         ready=lambda: problem_of(host, place.federation.port, place.authority, "localhost") is None,
     )  # fmt: skip
-    return [superlink, executor, nginx]
+    return [superlink, executor, nginx, directory.program(place)]
 
 
 def local_host(place: Place) -> str:

@@ -22,6 +22,7 @@ def init(
     port: Annotated[int, typer.Option(help="Public port, nginx's.")] = 8443,
     listen: Annotated[str, typer.Option(help="Address that nginx listens on.")] = "0.0.0.0",  # noqa: S104
     superlink_port: Annotated[int, typer.Option(help="The superlink's port on loopback.")] = 18000,
+    directory_port: Annotated[int, typer.Option(help="Port of directory and relay.")] = 8444,
     as_json: AsJson = False,
 ) -> Outcome:
     """Make a federation: its authority, the coordinator's identity, settings, nginx.conf, unit."""
@@ -37,6 +38,7 @@ def init(
         port=port,
         listen=listen,
         superlink_port=superlink_port,
+        directory_port=directory_port,
     )
     federation = Federation.create(CoordinatorHome(home), settings)
     fingerprint = federation.authority.identity.public.fingerprint

@@ -34,6 +34,7 @@ def examine_coordinator(root: Path) -> list[Check]:
         _check_proxy(federation),
         check_disk(root, _DISK_GB),
         *check_ports(home, settings.listen, ("nginx", settings.port)),
+        *check_ports(home, settings.listen, ("the directory", settings.directory_port)),
         *check_ports(home, "127.0.0.1", ("the superlink", settings.superlink_port)),
     ]
 

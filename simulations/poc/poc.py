@@ -92,9 +92,14 @@ class Poc:
     def make(self, institutions: int, scenes: int, seed: int) -> None:
         """Provision it with drawn scenes. Raises UsageError, StorageError."""
         find_nginx()  # before anything is written
-        ports = iter(_free_ports(2 + 2 * institutions))
+        ports = iter(_free_ports(3 + 2 * institutions))
         settings = FederationSettings(
-            name="poc", host=_HOST, port=next(ports), listen=_HOST, superlink_port=next(ports)
+            name="poc",
+            host=_HOST,
+            port=next(ports),
+            listen=_HOST,
+            superlink_port=next(ports),
+            directory_port=next(ports),
         )
         federation = Federation.create(CoordinatorHome(self.coordinator), settings)
         with progress("drawing scenes", scenes) as show:
@@ -110,6 +115,8 @@ class Poc:
                 coordinator=settings.coordinator,
                 node_port=next(ports),
                 service_port=next(ports),
+                directory_port=settings.directory_port,
+                reach="relay",
                 release=("thumbnail",),
             ).save(home.settings)
             write_pairs(home.root / "data", pairs, folder)

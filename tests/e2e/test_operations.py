@@ -64,7 +64,8 @@ class Walk:
     def run(self, words: list[str]) -> None:
         words = [self._filled(word) for word in words]
         if words[:2] == ["federation", "init"]:
-            words += ["--port", str(free_port()), "--superlink-port", str(free_port())]
+            for flag in ("--port", "--superlink-port", "--directory-port"):
+                words += [flag, str(free_port())]
         if words[0] == "train":
             words = [*words[:-1], "1", "--local-epochs", "1"]
         if words[1] == "up":

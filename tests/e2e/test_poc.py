@@ -45,7 +45,8 @@ def test_a_round_is_trained_securely_and_its_release_signed(trial: dict[str, Any
     assert trial["files"] == ["manifest.json", "model.safetensors", "signature.json"]
     status = trial["status"]
     assert [one["online"] for one in status["institutions"]] == [True] * 3
-    assert {one["name"] for one in status["processes"]} == {"superlink", "executor", "nginx"}
+    processes = {one["name"] for one in status["processes"]}
+    assert processes == {"superlink", "executor", "nginx", "directory"}
     run = status["run"]
     assert run["secure_aggregation"] is True and run["counted"] == run["rounds"] == 1
     assert run["release"] == trial["trained"]["release_id"] and run["state"] == "completed"

@@ -378,7 +378,8 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(place: Place) -> No
 
 @pytest.mark.skipif(shutil.which("nginx", path="/usr/sbin:/usr/bin") is None, reason="no nginx")
 def test_the_superlink_listens_on_loopback_and_asks_for_a_secret(place: Place) -> None:
-    superlink, executor, nginx = programs(place)
+    superlink, executor, nginx, directory = programs(place)
+    assert directory.name == "directory"
     words = superlink.command
     assert words[words.index("--host") + 1] == "127.0.0.1"
     assert {"--enable-supernode-auth", "--disable-runtime-dependency-installation"} <= set(words)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from client.institution import reach
 from client.institution.deployment.place import Place
 from protocol import flower
 from protocol.child import Program
@@ -75,7 +76,7 @@ def programs(place: Place) -> list[Program]:
         | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"},
     )  # fmt: skip
     service = _service(place)
-    return [node, executor] if service is None else [node, executor, service]
+    return [node, executor, *([] if service is None else [service]), *reach.program(place)]
 
 
 def explain(tail: str) -> str | None:
