@@ -31,8 +31,9 @@ from simulations.bench.cli import app as bench
 from simulations.options import TRAINING_FLAGS, with_flags
 from simulations.poc.cli import app as poc
 
-# No call home, ever: set before flwr or transformers is imported anywhere.
+# No call home, ever: set before flwr, onnxruntime or transformers is imported anywhere.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
