@@ -38,9 +38,12 @@ def begin(place: Place, config: Mapping[str, Scalar]) -> TrainingRun:
 
 
 def unfinished(place: Place) -> TrainingRun:
-    """The latest run, if it is not over. Raises UsageError if there is nothing to resume."""
+    """The latest run, if it is not over. Raises UsageError if there is nothing to resume.
+
+    A run whose release is named and not yet in its place was killed in between: it is not over.
+    """
     run = TrainingRun.latest(place.runs)
-    if run is None or run.release is not None:
+    if run is None or (run.release is not None and (place.releases / run.release).exists()):
         raise UsageError("there is no run to go on with", "Leave --resume out.")
     return run
 

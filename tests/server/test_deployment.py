@@ -248,6 +248,10 @@ def test_a_run_whose_process_died_goes_on_by_itself(
     assert release.release_id == run.release
     with pytest.raises(UsageError, match="no run to go on with"):
         training.unfinished(place)
+    # Killed between the run's own word of it and the move: it is finished by the next resume.
+    release.path.rename(run.folder / "releases" / release.release_id)
+    assert training.train(place, training.unfinished(place), lambda _: None).release == run.release
+    assert read_signed_release(release.path, roster) == release
 
 
 def key(place: Place) -> Identity:
