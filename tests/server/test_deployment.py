@@ -237,7 +237,7 @@ def test_a_run_whose_process_died_goes_on_by_itself(
     away = ServiceError("the superlink does not answer")
     running = RunState(0, "running", "", "")
     # The second is asked twice: whether it can be joined, and how it ends.
-    superlink, run = play(place, monkeypatch, running, away, away, DIED, DIED, DONE)
+    superlink, run = play(place, monkeypatch, running, away, away, DIED, DIED, *[DONE] * 4)
     run = training.train(place, run, lambda _: None)
     assert [one["resume"] for one in superlink.started] == [False, True]
     assert run.flower_runs == (1, 2)
