@@ -75,7 +75,9 @@ def test_an_item_leaves_only_as_its_own_rights_allow(institutions: list, tmp_pat
         writer.build(RELEASE, one.embeddings[:4], items).close()
     with Service(one.settings.model_copy(update={"index": tmp_path})) as service:
         remote = RemoteInstitution("clinic", service.address, one.searcher, 10)
-        found = remote.fetch(remote.describe(RELEASE), [0, 1, 2, 3], 4, Traffic())
+        described = remote.describe(RELEASE)
+        remote.score(described, one.embeddings[0], InsecureTwin(), Traffic())
+        found = remote.fetch(described, [0, 1, 2, 3], 4, Traffic())
         remote.close()
     left = [(found[i].caption, bool(found[i].thumbnail)) for i in range(4)]
     assert left == [("said", True), ("", True), ("said", False), ("", False)]
