@@ -81,14 +81,22 @@ def _answered(method: str, behaviour: Any, request: Any, context: grpc.ServicerC
         _abort(method, error, context)
 
 
+def refusal(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]] | None:
+    """Status, message and trailing metadata of what a caller is told; None of all else."""
+    if not isinstance(error, _TOLD):
+        return None
+    trailing = [(CODE_KEY, error.code)]
+    if isinstance(error, LimitReached) and error.retry_after_ms is not None:
+        trailing.append((_RETRY_KEY, str(error.retry_after_ms)))
+    return getattr(grpc.StatusCode, error.status), error.message, tuple(trailing)
+
+
 def _abort(method: str, error: Exception, context: grpc.ServicerContext) -> None:
-    if isinstance(error, _TOLD):
-        log.info("%s refused: %s", method, error.code)
-        trailing = [(CODE_KEY, error.code)]
-        if isinstance(error, LimitReached) and error.retry_after_ms is not None:
-            trailing.append((_RETRY_KEY, str(error.retry_after_ms)))
-        context.set_trailing_metadata(tuple(trailing))
-        context.abort(getattr(grpc.StatusCode, error.status), error.message)
+    if (told := refusal(error)) is not None:
+        status, message, trailing = told
+        log.info("%s refused: %s", method, dict(trailing)[CODE_KEY])
+        context.set_trailing_metadata(trailing)
+        context.abort(status, message)
     log.error("%s failed", method, exc_info=error)
     context.abort(grpc.StatusCode.INTERNAL, "the institution cannot answer now")
 

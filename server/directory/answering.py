@@ -5,8 +5,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from protocol.errors import LimitReached, ProtocolError
-from protocol.grpc_errors import CODE_KEY
+from protocol.grpc_errors import CODE_KEY, refusal
 
 log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -22,10 +21,9 @@ class Refused(Exception):
 
 async def abort(error: Exception, context: Context) -> NoReturn:
     """End the call with what ``error`` stands for. What is no breach of the protocol stays here."""
-    if isinstance(error, (ProtocolError, LimitReached)):
-        log.info("refused: %s", error.code)
-        trailing = ((CODE_KEY, error.code),)
-        await context.abort(getattr(grpc.StatusCode, error.status), error.message, trailing)
+    if (told := refusal(error)) is not None:
+        log.info("refused: %s", dict(told[2])[CODE_KEY])
+        await context.abort(*told)
     if isinstance(error, Refused):
         log.info("refused: %s", error.status.name)
         await context.abort(error.status, error.message)
