@@ -36,6 +36,11 @@ def is_address(host: str) -> bool:
     return host.replace(".", "").isdigit() or ":" in host
 
 
+def from_here(listen: str) -> str:
+    """The host at which this machine reaches what listens on ``listen``: loopback for all."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen, listen)  # noqa: S104
+
+
 def member_host(name: str) -> str:
     """The DNS name that every member's certificate holds beside its hosts.
 

@@ -90,8 +90,10 @@ def serve(
         "seconds": seconds,
     }
     if home is not None:
+        from client.institution.deployment.place import Place
+
         said = {flag: value for flag, value in given.items() if value is not None}
-        given |= _of_home(home) | said
+        given |= Place.open(home).service() | said
     settings = settings_from_flags(
         ServiceSettings,
         "See blindsight institution serve --help; settings also come from "
@@ -100,21 +102,3 @@ def serve(
     )
     run(settings, until_stdin_closes)
     return Outcome(f"{settings.name} has stopped", {"name": settings.name})
-
-
-def _of_home(root: Path) -> dict[str, object]:
-    """What an institution's folder says of its service."""
-    from client.institution.provisioning.home import InstitutionFolder
-    from client.institution.provisioning.settings import InstitutionSettings
-
-    home = InstitutionFolder(root)
-    settings = InstitutionSettings.load(home.settings)
-    return {
-        "home": root,
-        "name": settings.name,
-        "data": root / settings.data,
-        "index": root / settings.index,
-        "credentials": home.identity,
-        "host": settings.service_host,
-        "port": settings.service_port,
-    }

@@ -16,7 +16,7 @@ from client.institution.relay_link import RelayLink
 from protocol.child import Program
 from protocol.directory_wire import Offer
 from protocol.errors import BlindsightError, UsageError
-from protocol.hosts import endpoint
+from protocol.hosts import endpoint, from_here
 from protocol.supervision import stopping
 from protocol.terminal import fail
 
@@ -61,9 +61,7 @@ def run(place: Place) -> None:
 
 def _service(place: Place) -> tuple[str, int]:
     """Where the service can be dialled from this machine."""
-    host = place.institution.service_host
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    return here, place.institution.service_port
+    return from_here(place.institution.service_host), place.institution.service_port
 
 
 if __name__ == "__main__":

@@ -30,6 +30,16 @@ class Home:
         return Credentials.in_folder(self.identity)
 
     @property
+    def authority(self) -> Path:
+        """The certificate that the others' are checked against."""
+        return self.credentials.authority
+
+    @property
+    def state(self) -> Path:
+        """What running leaves: databases, caches, what is kept between rounds, logs."""
+        return self.root / "state"
+
+    @property
     def request(self) -> Path:
         """The request that leaves for the coordinator."""
         return self.root / "request.pem"
@@ -43,6 +53,10 @@ class Home:
     def audit(self) -> AuditLog:
         """What happened here."""
         return AuditLog(self.root / "audit.log")
+
+    def log(self, name: str) -> Path:
+        """Where a process's output goes."""
+        return self.state / "logs" / f"{name}.log"
 
     def prepare(self) -> None:
         """Make the folder for its owner alone, whatever the umask. Raises UsageError, StorageError.
@@ -79,7 +93,7 @@ class Home:
 
     def read_authority(self) -> Certificate:
         """The certificate of the authority that this party believes. Raises UsageError."""
-        path = self.credentials.authority
+        path = self.authority
         if not path.exists():
             raise UsageError(
                 f"{self.root} belongs to no federation yet", "Install the startup kit first."

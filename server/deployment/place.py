@@ -31,16 +31,6 @@ class Place(CoordinatorHome):
         return cls(root, FederationSettings.load(settings))
 
     @property
-    def authority(self) -> Path:
-        """The certificate that the others' are checked against."""
-        return self.credentials.authority
-
-    @property
-    def state(self) -> Path:
-        """What running leaves: the superlink's database, runs, logs."""
-        return self.root / "state"
-
-    @property
     def runs(self) -> Path:
         """A folder for each training run."""
         return self.state / "runs"
@@ -54,7 +44,3 @@ class Place(CoordinatorHome):
     def superlink(self) -> str:
         """The superlink's address, on loopback."""
         return f"127.0.0.1:{self.federation.superlink_port}"
-
-    def log(self, name: str) -> Path:
-        """Where a process's output goes."""
-        return self.state / "logs" / f"{name}.log"

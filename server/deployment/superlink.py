@@ -14,6 +14,7 @@ from protocol import flower
 from protocol.child import Program
 from protocol.errors import BlindsightError, ServiceError
 from protocol.health import problem_of
+from protocol.hosts import from_here
 from protocol.supervision import Supervisor, require_free, require_none, stopping
 from protocol.terminal import say
 from server.deployment.control import Control
@@ -79,7 +80,7 @@ def programs(place: Place) -> list[Program]:
         place.log("executor"),
         flower.environment(place.state / "executor"),
     )  # fmt: skip
-    host = local_host(place)
+    host = from_here(place.federation.listen)
     nginx = Program(
         "nginx",
         (find_nginx(), "-p", f"{place.root}/", "-c", str(place.proxy), "-g",
@@ -89,12 +90,6 @@ def programs(place: Place) -> list[Program]:
         ready=lambda: problem_of(host, place.federation.port, place.authority, "localhost") is None,
     )  # fmt: skip
     return [superlink, executor, nginx, directory.program(place)]
-
-
-def local_host(place: Place) -> str:
-    """Where nginx can be reached from this machine."""
-    listen = place.federation.listen
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen, listen)  # noqa: S104
 
 
 def _keep_enrolled(place: Place, stop: threading.Event) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from protocol.child import Program
 from protocol.errors import BlindsightError
-from protocol.hosts import endpoint
+from protocol.hosts import endpoint, from_here
 from protocol.supervision import listens
 from protocol.terminal import fail
 from server.deployment.place import Place
@@ -18,13 +18,12 @@ from server.directory.service import CoordinatorService, serve
 def program(place: Place) -> Program:
     """How a supervisor starts it."""
     settings = place.federation
-    listen = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.listen, settings.listen)  # noqa: S104
     return Program(
         "directory",
         (sys.executable, "-m", "server.directory.process", str(place.root)),
         place.log("directory"),
         {"PATH": os.defpath},
-        ready=lambda: listens(listen, settings.directory_port),
+        ready=lambda: listens(from_here(settings.listen), settings.directory_port),
     )
 
 

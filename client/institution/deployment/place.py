@@ -32,19 +32,9 @@ class Place(InstitutionFolder):
         return cls(root, InstitutionSettings.load(settings))
 
     @property
-    def authority(self) -> Path:
-        """The certificate that the others' are checked against."""
-        return self.credentials.authority
-
-    @property
     def coordinator(self) -> tuple[str, int]:
         """Host and port."""
         return parse_endpoint(self.institution.coordinator)
-
-    @property
-    def state(self) -> Path:
-        """What running leaves: caches, what training keeps between rounds, logs."""
-        return self.root / "state"
 
     @property
     def data(self) -> Path:
@@ -57,9 +47,19 @@ class Place(InstitutionFolder):
         found = self.root / self.institution.index
         return found if found.is_dir() else None
 
-    def log(self, name: str) -> Path:
-        """Where a process's output goes."""
-        return self.state / "logs" / f"{name}.log"
+    def service(self) -> dict[str, object]:
+        """What its service is told: ``ServiceSettings`` by name."""
+        settings = self.institution
+        return {
+            "home": self.root,
+            "name": settings.name,
+            "data": self.data,
+            "index": self.root / settings.index,
+            "credentials": self.identity,
+            "host": settings.service_host,
+            "port": settings.service_port,
+            "release": settings.release,
+        }
 
     def node_config(self) -> dict[str, str]:
         """What the ClientApp is told of this place."""

@@ -15,6 +15,7 @@ from protocol import flower
 from protocol.child import Program
 from protocol.errors import UsageError
 from protocol.health import problem_of
+from protocol.hosts import from_here
 from protocol.supervision import Supervisor, listens, require_free, require_none, stopping
 from protocol.terminal import say
 
@@ -89,26 +90,15 @@ def explain(tail: str) -> str | None:
 
 
 def _service(place: Place) -> Program | None:
-    settings, index = place.institution, place.index
-    if index is None:
+    if place.index is None:
         return None
-    command = [
-        sys.executable, "-m", "client.institution.deployment.scoring",
-        json.dumps({
-            "home": str(place.root), "name": settings.name,
-            "data": str(place.data), "index": str(index),
-            "credentials": str(place.identity), "host": settings.service_host,
-            "port": settings.service_port, "release": list(settings.release),
-        }),
-    ]  # fmt: skip
-    environment = flower.environment(place.state / "service")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.service_host, settings.service_host)  # noqa: S104
+    settings, module = place.institution, "client.institution.deployment.scoring"
     return Program(
         "service",
-        tuple(command),
+        (sys.executable, "-m", module, json.dumps(place.service(), default=str)),
         place.log("service"),
-        environment,
-        ready=lambda: listens(host, settings.service_port),
+        flower.environment(place.state / "service"),
+        ready=lambda: listens(from_here(settings.service_host), settings.service_port),
         explain=explain,
     )
 
