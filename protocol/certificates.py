@@ -6,6 +6,7 @@ A certificate says that a key is NAME's, for TLS. What NAME may do stands in the
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -107,13 +108,7 @@ class Certificate:
     def check_authority(self, now: datetime | None = None) -> None:
         """Raise MalformedMessage unless this is a valid authority's own certificate."""
         try:
-            self.parsed.verify_directly_issued_by(self.parsed)
-            constraints = self.parsed.extensions.get_extension_for_class(x509.BasicConstraints)
-            usage = self.parsed.extensions.get_extension_for_class(x509.KeyUsage)
-            if constraints.value != x509.BasicConstraints(True, 0) or not constraints.critical:
-                raise ValueError("its constraints are not an authority's")
-            if not usage.value.key_cert_sign:
-                raise ValueError("it may not sign certificates")
+            _require_authority(self.parsed)
         except (*UNREADABLE, InvalidSignature) as error:
             raise MalformedMessage(
                 f"certificate: it is not an authority's ({error})"[:200], _HINT
@@ -128,16 +123,36 @@ class Certificate:
         now = now or datetime.now(UTC)
         self.check_dates(now)
         authority.check_authority(now)
-        store = Store([authority.parsed])
-        verifier = PolicyBuilder().store(store).time(now).build_client_verifier()
         try:
-            verifier.verify(self.parsed, [])
+            _require_path(self.parsed, authority.parsed)
         except VerificationError as error:
             raise MalformedMessage(
                 f"the certificate of {self.name} is not one of authority "
                 f"{authority.identity.fingerprint[:9]}… ({error})"[:300],
                 "It belongs to another federation, or was changed on its way.",
             ) from error
+
+
+# A service asks of the same certificates at every call. All but the dates stays as it was found,
+# and those are checked apart, each time; what fails is looked at anew.
+
+
+@lru_cache(maxsize=256)
+def _require_authority(parsed: x509.Certificate) -> None:
+    parsed.verify_directly_issued_by(parsed)
+    constraints = parsed.extensions.get_extension_for_class(x509.BasicConstraints)
+    usage = parsed.extensions.get_extension_for_class(x509.KeyUsage)
+    if constraints.value != x509.BasicConstraints(True, 0) or not constraints.critical:
+        raise ValueError("its constraints are not an authority's")
+    if not usage.value.key_cert_sign:
+        raise ValueError("it may not sign certificates")
+
+
+@lru_cache(maxsize=256)
+def _require_path(parsed: x509.Certificate, authority: x509.Certificate) -> None:
+    both = max(parsed.not_valid_before_utc, authority.not_valid_before_utc)
+    verifier = PolicyBuilder().store(Store([authority])).time(both).build_client_verifier()
+    verifier.verify(parsed, [])
 
 
 def parse_pem(pem: bytes, parse: Callable[[bytes], P], what: str) -> P:
