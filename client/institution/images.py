@@ -4,76 +4,24 @@ An image is measured from its header before a pixel is decoded, and only well-kn
 tried. An image that cannot be read is refused by name, so that it costs itself alone.
 """
 
-import io
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from client.institution.formats.stored import IMAGE_BYTES as IMAGE_BYTES
-from client.institution.formats.stored import IMAGE_PIXELS as IMAGE_PIXELS
-from client.institution.formats.stored import IMAGE_SIDE as IMAGE_SIDE
 from client.institution.formats.stored import read_stored
 from client.institution.pairs import Pair, PairFolder, Skip
 from protocol.errors import DataError, UsageError
+from protocol.model.pictures import Fit, opened, read_picture, upright_rgb
 
 DICOM = "DICOM"
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-RESAMPLES = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 Pixels = npt.NDArray[np.uint8]
-Box = tuple[float, float, float, float] | None
 T = TypeVar("T")
-
-# Pillow's own alarm for decompression bombs must stop the read, not scroll past.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """How an image becomes a square of ``size`` pixels a side.
-
-    Without ``crop`` it is squeezed. With it, the shorter side is scaled to ``round(size / crop)``
-    and the centre is cut out, as pretrained weights expect (torchvision's presets: Resize, then
-    CenterCrop; 224 of 256 is 0.875). ``resample`` is ``bicubic`` or ``bilinear``, both with
-    antialias. Raises UsageError for a value out of range.
-    """
-
-    size: int
-    crop: float | None = None
-    resample: str = "bicubic"
-
-    def __post_init__(self) -> None:
-        if self.crop is not None and not 0 < self.crop <= 1:
-            raise UsageError(f"crop: expected more than 0 and at most 1, got {self.crop}")
-        if self.size < 1 or self.resample not in RESAMPLES:
-            raise UsageError(
-                f"expected a size of at least 1 and one of {', '.join(RESAMPLES)}, got "
-                f"{self.size} and {self.resample!r}"
-            )
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """The square."""
-        box: tuple[float, ...] | None = None
-        if self.crop is not None:
-            # Cut before scaling: the long side of a strip would not fit in memory.
-            short, shorter = round(self.size / self.crop), min(image.size)
-            scaled = [int(short * length / shorter) for length in image.size]
-            starts = [round((length - self.size) / 2) for length in scaled]
-            corners = (*starts, *(start + self.size for start in starts))
-            box = tuple(
-                corner * whole / part
-                for corner, whole, part in zip(corners, image.size * 2, scaled * 2, strict=True)
-            )
-        filter_ = RESAMPLES[self.resample]
-        return image.resize((self.size, self.size), filter_, cast(Box, box), reducing_gap=2)
 
 
 def load_image(
@@ -90,9 +38,8 @@ def load_image(
     if _is_dicom(data):
         from client.institution.formats.dicom_pixels import decode  # pydicom takes a while
 
-        return _upright_rgb(_of_dicom(path, decode, data), fit)
-    with _opened(path, data) as image:
-        return _upright_rgb(image, fit)
+        return upright_rgb(_of_dicom(path, decode, data), fit)
+    return read_picture(str(path), data, fit)
 
 
 def measure_image(path: Path) -> tuple[str, int, int]:
@@ -102,7 +49,7 @@ def measure_image(path: Path) -> tuple[str, int, int]:
         from client.institution.formats.dicom_header import measure
 
         return DICOM, *_of_dicom(path, measure, data)
-    with _opened(path, data) as image:
+    with opened(str(path), data) as image:
         return str(image.format), *image.size
 
 
@@ -180,28 +127,6 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-@contextmanager
-def _opened(path: Path, data: bytes) -> Iterator[Image.Image]:
-    """Pillow's image of ``data``, its size checked; whatever decoding raises is a DataError."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > IMAGE_PIXELS or max(width, height) > IMAGE_SIDE:
-                raise _bomb(path, f"{width} x {height}")
-            yield image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _bomb(path, str(error)) from error
-    except DataError:
-        raise
-    except Exception as error:  # a decoder that is fed foreign bytes may raise nearly anything
-        known = isinstance(error, UnidentifiedImageError)
-        why = "of no known format" if known else f"{type(error).__name__}: {error}"
-        raise DataError(
-            f"{path}: cannot be read as an image ({why})",
-            f"replace it by an undamaged file, one of {', '.join(FORMATS)}",
-        ) from error
-
-
 def _is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
@@ -211,24 +136,3 @@ def _of_dicom(path: Path, verb: Callable[[bytes], T], data: bytes) -> T:
         return verb(data)
     except DataError as error:
         raise DataError(f"{path}: {error.message}", error.hint) from error
-
-
-def _bomb(path: Path, got: str) -> DataError:
-    return DataError(
-        f"{path}: expected at most {IMAGE_PIXELS:,} pixels and {IMAGE_SIDE:,} a side, got {got}",
-        "scale the image down",
-    )
-
-
-def _upright_rgb(image: Image.Image, fit: Fit | None) -> Image.Image:
-    if fit is not None:
-        image.draft(None, (2 * fit.size, 2 * fit.size))  # a JPEG is then decoded at a fraction
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I;16"):  # scanners; convert() would clip all but the darkest
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        above = image.convert("RGBA")
-        image = Image.new("RGBA", above.size, "white")
-        image.alpha_composite(above)
-    rgb = image.convert("RGB")
-    return rgb if fit is None else fit(rgb)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from client.institution import images
 from client.institution import pairs as module
 from client.institution.formats import source
 from client.institution.images import iterate_pixels, load_image, load_pixels
@@ -28,6 +27,7 @@ from client.institution.pairs import (
 )
 from protocol.errors import DataError, StorageError, UsageError
 from protocol.files import writing
+from protocol.model import pictures
 
 
 def picture(path: Path, colour: str = "red", size: tuple[int, int] = (8, 8)) -> None:
@@ -383,7 +383,7 @@ def test_crop_is_what_pretrained_weights_expect(
     image = striped(tmp_path / "a.png", size)
     shorter, wanted = 128, 112
     scaled = tuple(int(shorter * length / min(size)) for length in size)
-    whole = image.resize(scaled, images.RESAMPLES[resample])
+    whole = image.resize(scaled, pictures.RESAMPLES[resample])
     left, top = (round((length - wanted) / 2) for length in scaled)
     expected = np.asarray(whole.crop((left, top, left + wanted, top + wanted)), float)
     found = np.asarray(load_image(tmp_path / "a.png", wanted, wanted / shorter, resample), float)
@@ -462,7 +462,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a file, got a folder"):
         load_image(tmp_path)
     with (tmp_path / "a.png").open("ab") as file:
-        file.truncate(images.IMAGE_BYTES + 1)
+        file.truncate(pictures.IMAGE_BYTES + 1)
     with pytest.raises(DataError, match="expected at most 67,108,864 bytes"):
         load_image(tmp_path / "a.png")
 

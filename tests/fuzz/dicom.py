@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from client.institution.formats import dicom_header, dicom_pixels
-from client.institution.images import IMAGE_PIXELS
+from protocol.model.pictures import IMAGE_PIXELS
 from tests.fuzz.mutations import of_bytes
 from tests.fuzz.target import MIB, Target
 

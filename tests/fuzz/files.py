@@ -18,7 +18,7 @@ import PIL.WebPImagePlugin
 from PIL import Image
 
 from client.institution import epochs, images, index, items, manifest, packed, packed_header
-from client.institution.images import FORMATS, IMAGE_PIXELS, load_image
+from client.institution.images import load_image
 from client.institution.index import Index
 from client.institution.index_writer import build_index
 from client.institution.packed import PackedIndex, write_packed
@@ -26,6 +26,7 @@ from client.institution.pairs import Pair
 from protocol import files, packing, params
 from protocol.errors import DataError
 from protocol.files import check_file
+from protocol.model.pictures import FORMATS, IMAGE_PIXELS
 from protocol.packing import Layout
 from protocol.params import FAST, PRIVATE
 from tests.fuzz.mutations import of_bytes, of_json, of_png

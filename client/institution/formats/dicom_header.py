@@ -15,8 +15,8 @@ from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 
 from client.institution.formats.source import BoundedFile
-from client.institution.formats.stored import IMAGE_PIXELS, IMAGE_SIDE
 from protocol.errors import DataError
+from protocol.model.pictures import IMAGE_PIXELS, IMAGE_SIDE
 
 #: All that stands before the pixels: a CT has some kilobytes, an enhanced multi-frame megabytes.
 HEADER_BYTES = 2 << 20

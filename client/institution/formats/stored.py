@@ -1,15 +1,11 @@
-"""The bytes of one image, wherever its form keeps them, and how large an image may be."""
+"""The bytes of one image, wherever its form keeps them."""
 
 from pathlib import Path
 
 from client.institution.formats import shard
 from client.institution.formats.checks import is_regular
 from protocol.files import read_bounded
-
-IMAGE_BYTES = 64 << 20
-IMAGE_PIXELS = 40_000_000
-#: Longer ones are no pictures: Pillow's BMP decoder lets four bytes skip 255 rows of zeros.
-IMAGE_SIDE = 65_535
+from protocol.model.pictures import IMAGE_BYTES
 
 
 def read_stored(path: Path) -> bytes:
