@@ -239,7 +239,7 @@ def search(
             )
         embedder = Embedder(model, "int8" if int8 else "float32")
         searcher = stack.enter_context(Searcher(embedder, remotes))
-        return outcome(sentence, searcher.search(sentence, k), sheet)
+        return outcome(searcher.search(sentence, k), sheet)
 
 
 @app.command()

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.institution.index import Index
-from client.searcher.remote import Traffic
-from client.searcher.searcher import Answers, Searcher
+from client.searcher.answers import Answers
+from client.searcher.searcher import Searcher
+from client.searcher.traffic import Traffic
 
 K = 10
 

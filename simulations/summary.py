@@ -17,7 +17,7 @@ import psutil
 
 from client.institution.index import Index
 from client.institution.pairs import Pair, Skip
-from client.searcher.remote import Traffic
+from client.searcher.traffic import Traffic
 from protocol.files import write_atomically
 from protocol.model.settings import TrainingSettings
 from protocol.terminal import Outcome

@@ -1,9 +1,12 @@
-"""What a search found, as lines, as data and as a sheet of pictures."""
+"""Results as lines, as data and as a page of pictures that needs nothing else."""
 
-import html
+import os
+import sys
+import tempfile
 import webbrowser
 from base64 import b64encode
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,66 +14,64 @@ from protocol.files import write_atomically
 from protocol.terminal import Outcome, say
 
 if TYPE_CHECKING:
-    from client.searcher.searcher import Results
+    from jinja2 import Environment
+
+    from client.searcher.results import Result, Results
 
 
-def outcome(sentence: str, results: "Results", sheet: Path | None) -> Outcome:
-    """Return what a search found, for people and for programs; write the picture sheet."""
+def outcome(results: "Results", sheet: Path | None) -> Outcome:
+    """Return what a search found, for people and for programs; write the page of pictures."""
     for name, note in results.notes.items():
         say(f"{name}: {note.message}")
+    data = results.to_dict()
     lines = [
         f"{place:>3}  {one.score:+.4f}  {one.institution:<16} #{one.position:<6} {one.caption}"
         for place, one in enumerate(results, 1)
     ]
-    up = sum(one.upload_bytes for one in results.traffic.values())
-    down = sum(one.download_bytes for one in results.traffic.values())
     lines.append(
-        f"{len(results.traffic) - len(results.notes)} institutions answered in "
-        f"{results.milliseconds['total']:.0f} ms; {up:,} bytes of ciphertext went out, "
-        f"{down:,} bytes came back"
+        f"{len(results.answered)} institutions answered in "
+        f"{results.milliseconds['total']:.0f} ms; {data['upload_bytes']:,} bytes of ciphertext "
+        f"went out, {data['download_bytes']:,} bytes came back"
     )
     if sheet is not None:
-        write_atomically(sheet, "".join(_sheet(sentence, results)))
+        write_sheet(sheet, results)
         lines.append(f"pictures: {sheet}")
-    data = {
-        "results": [
-            {
-                "institution": one.institution,
-                "position": one.position,
-                "score": one.score,
-                "caption": one.caption or None,
-            }
-            for one in results
-        ],
-        "notes": {name: note.message for name, note in results.notes.items()},
-        "upload_bytes": up,
-        "download_bytes": down,
-        "milliseconds": results.milliseconds,
-        "sheet": str(sheet) if sheet else None,
-    }
-    return Outcome("\n".join(lines), data)
+    return Outcome("\n".join(lines), data | {"sheet": str(sheet) if sheet else None})
 
 
-def open_sheet(sheet: Path) -> None:
-    """Show a picture sheet in the user's browser."""
-    webbrowser.open(sheet.resolve().as_uri())
+def write_sheet(path: Path, results: "Results") -> None:
+    """Write a page of the pictures. Raises StorageError."""
+    page = _environment().get_template("sheet.html.j2")
+    write_atomically(path, page.render(title=str(results.query), results=list(results)))
 
 
-def _sheet(sentence: str, results: "Results") -> Iterable[str]:
-    yield (
-        "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; "
-        "style-src 'unsafe-inline'\">"
-        "<style>:root{color-scheme:light dark}body{font:16px system-ui;margin:2rem}"
-        "main{display:grid;grid-template-columns:repeat(auto-fill,minmax(160px,1fr));gap:1rem}"
-        "figure{margin:0}img{width:100%;border-radius:8px}figcaption{font-size:.85rem}</style>"
-        f"<title>{html.escape(sentence)}</title><h1>{html.escape(sentence)}</h1><main>"
+def fragment(results: "Iterable[Result]") -> str:
+    """The pictures as a grid, for a notebook."""
+    return _environment().get_template("grid.html.j2").render(results=list(results))
+
+
+def show(results: "Results") -> None:
+    """Show the pictures: as a grid in a notebook, elsewhere as a page in the browser.
+
+    The page lies in this user's temporary files, readable by this user alone.
+    """
+    if "ipykernel" in sys.modules:
+        from IPython.display import display
+
+        display(results)  # type: ignore[no-untyped-call]
+        return
+    handle, name = tempfile.mkstemp(prefix="blindsight-", suffix=".html")
+    os.close(handle)
+    write_sheet(Path(name), results)
+    webbrowser.open(Path(name).as_uri())
+
+
+@lru_cache(1)
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    found = Environment(
+        loader=PackageLoader("client.searcher"), autoescape=True, undefined=StrictUndefined
     )
-    for one in results:
-        picture = b64encode(one.thumbnail).decode()
-        shown = f"<img alt='' src='data:image/jpeg;base64,{picture}'>" if picture else ""
-        yield (
-            f"<figure>{shown}<figcaption>{html.escape(one.institution)} · {one.score:.3f} "
-            f"{html.escape(one.caption)}</figcaption></figure>"
-        )
-    yield "</main>"
+    found.filters["base64"] = lambda data: b64encode(data).decode()
+    return found

@@ -13,7 +13,7 @@ from client.institution.question import Question
 from client.institution.randomness import Stream
 from client.institution.scorer import RUN_BLOCKS, Scorer
 from client.searcher.ckks import SealScheme
-from client.searcher.remote import Traffic
+from client.searcher.traffic import Traffic
 from protocol import wire
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.packing import Layout

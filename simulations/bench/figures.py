@@ -5,7 +5,7 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-from client.searcher.remote import Traffic
+from client.searcher.traffic import Traffic
 from simulations.bench.faiss_peer import Found
 from simulations.bench.peer import Peer
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from client.searcher.ckks import SealScheme
 from client.searcher.directory import Directory
-from client.searcher.remote import RemoteInstitution, Traffic
+from client.searcher.remote import RemoteInstitution
+from client.searcher.traffic import Traffic
 from protocol.credentials import Credentials
 from protocol.directory_wire import Offer
 from protocol.errors import ServiceError

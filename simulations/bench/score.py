@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.institution.index import Index
+from client.searcher.answers import Answers
 from client.searcher.ckks import SealScheme
-from client.searcher.remote import Traffic
-from client.searcher.searcher import Answers
+from client.searcher.traffic import Traffic
 from protocol.params import preset_by_name
 from protocol.terminal import Outcome, progress
 from simulations.bench.corpus import RELEASE, Corpus

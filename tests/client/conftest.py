@@ -13,7 +13,8 @@ from client.institution.index_writer import build_index
 from client.institution.pairs import Pair, write_pairs
 from client.institution.service import Service
 from client.institution.settings import ServiceSettings
-from client.searcher.remote import RemoteInstitution, Traffic
+from client.searcher.remote import RemoteInstitution
+from client.searcher.traffic import Traffic
 from protocol.credentials import Credentials
 from protocol.insecure_twin import InsecureTwin
 from protocol.wire import IndexDescription

@@ -26,7 +26,8 @@ from client.institution.pairs import Pair
 from client.institution.provisioning.settings import InstitutionSettings
 from client.institution.service import Service
 from client.institution.settings import ServiceSettings
-from client.searcher.remote import RemoteInstitution, Traffic
+from client.searcher.remote import RemoteInstitution
+from client.searcher.traffic import Traffic
 from protocol.audit import AuditLog
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
@@ -236,6 +237,21 @@ def test_a_service_does_not_start_with_a_policy_that_it_cannot_read(clinic: Clin
     clinic.policy(POLICY.replace("searchers", "serchers"))
     with pytest.raises(UsageError, match=r"policy\.toml, line 3"):
         Service(clinic.settings())
+
+
+def test_a_searcher_is_told_what_remains_of_its_own_day(served: tuple) -> None:
+    clinic, _ = served
+    clinic.policy(POLICY.replace("1000", "5\nitems-a-day = 25"))
+    remote, traffic = clinic.connect(), Traffic()
+    described = remote.describe(RELEASE)
+    ask(clinic.connect("ben"))
+    remote.score(described, ITEMS[0], TWIN, traffic)
+    assert (traffic.questions_left, traffic.items_left) == (4, None)
+    remote.screen(described, list(ITEMS[:4]), TWIN, traffic)
+    remote.fetch(described, [5], 10, traffic)
+    assert (traffic.questions_left, traffic.items_left) == (0, 15)
+    with pytest.raises(LimitReached):
+        remote.score(described, ITEMS[0], TWIN, traffic)
 
 
 def test_handles_are_of_one_searcher(served: tuple) -> None:

@@ -20,7 +20,8 @@ from client.institution.relay_link import RelayLink
 from client.institution.service import Service
 from client.institution.settings import ServiceSettings
 from client.searcher.directory import Directory
-from client.searcher.remote import RemoteInstitution, Traffic
+from client.searcher.remote import RemoteInstitution
+from client.searcher.traffic import Traffic
 from client.searcher.tunnel import Tunnel
 from protocol.blindsight.v1 import directory_pb2 as pb
 from protocol.blindsight.v1 import directory_pb2_grpc as rpc

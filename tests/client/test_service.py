@@ -15,7 +15,8 @@ from client.institution.pairs import Pair
 from client.institution.service import Service
 from client.institution.settings import ServiceSettings
 from client.searcher.ckks import SealScheme
-from client.searcher.remote import RemoteInstitution, Traffic
+from client.searcher.remote import RemoteInstitution
+from client.searcher.traffic import Traffic
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
 from protocol.credentials import Credentials

@@ -11,7 +11,8 @@ import numpy as np
 
 from client.searcher import remote
 from client.searcher.ckks import SealKey
-from client.searcher.remote import RemoteInstitution, Traffic
+from client.searcher.remote import RemoteInstitution
+from client.searcher.traffic import Traffic
 from protocol import bits, grpc_errors, handles, packing, params, scheme, seeds, wire
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.credentials import Credentials
@@ -172,6 +173,7 @@ def score_answer(data: bytes) -> None:
 def score_answer_seeds() -> Sequence[bytes]:
     message = wire.score_response(LAYOUT, reply(4))
     message.ticket, message.secret = GRANT.ticket, GRANT.secret
+    wire.tell_left(message, 7)
     return [message.SerializeToString()]
 
 
@@ -187,7 +189,7 @@ def fetch_answer(data: bytes) -> None:
 def fetch_answer_seeds() -> Sequence[bytes]:
     items = [pb.ReleasedItem(position=i, caption="a") for i in range(LAYOUT.items)]
     items[3].thumbnail = bytes(1000)
-    return [pb.FetchResponse(items=items).SerializeToString()]
+    return [pb.FetchResponse(items=items, items_left=7).SerializeToString()]
 
 
 def fetch_answers_that_are_long() -> Sequence[bytes]:
