@@ -30,6 +30,15 @@ from simulations import running
 from simulations.bench.cli import app as bench
 from simulations.options import TRAINING_FLAGS, with_flags
 from simulations.poc.cli import app as poc
+from simulations.searching import (
+    CredentialsOption,
+    FederationOption,
+    FromOption,
+    HomeOption,
+    InstitutionOption,
+    ReleaseOption,
+    open_searcher,
+)
 
 # No call home, ever: set before flwr, onnxruntime or transformers is imported anywhere.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -181,65 +190,36 @@ def evaluate(
 @app.command()
 @command
 def search(
-    sentence: Annotated[str, typer.Argument(help="What to look for.")],
-    federation: Annotated[
-        Path | None, typer.Option(help="Folder of a simulated federation: its services are started")
+    sentence: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for what is like this picture.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="What it shall not show; may be repeated.")
     ] = None,
-    institution: Annotated[
-        list[str] | None, typer.Option(help="A running service, NAME=HOST:PORT; may be repeated.")
-    ] = None,
-    release: Annotated[Path | None, typer.Option(help="Folder of the model release.")] = None,
-    credentials: Annotated[Path | None, typer.Option(help="Folder with your TLS files.")] = None,
-    home: Annotated[
-        Path | None, typer.Option(help="The searcher's folder: whom to ask, the directory says.")
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option("--from", help="By commas: ask these of the directory alone.")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many pictures.")] = 10,
+    federation: FederationOption = None,
+    institution: InstitutionOption = None,
+    release: ReleaseOption = None,
+    credentials: CredentialsOption = None,
+    home: HomeOption = None,
+    only: FromOption = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="How many pictures.")] = 10,
     sheet: Annotated[
         Path | None, typer.Option(help="Write the pictures to this HTML file.")
     ] = None,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Show the pictures in the browser.")
+    ] = False,
     int8: Int8Option = False,
     as_json: AsJson = False,
 ) -> Outcome:
-    """Search institutions with an encrypted sentence."""
-    from client.searcher.remote import RemoteInstitution
-    from client.searcher.searcher import Searcher
+    """Search institutions with an encrypted sentence, picture, or both."""
     from client.searcher.sheet import outcome
-    from protocol.credentials import Credentials
-    from protocol.model.embedder import Embedder
-    from protocol.model.release import read_release
-    from simulations.federation import ANSWER_SECONDS, LocalFederation
 
     with ExitStack() as stack:
-        if federation is not None:
-            local = LocalFederation(federation)
-            model = read_release(release) if release else local.read_release()
-            with progress("starting services", None):
-                remotes = local.serve(stack)
-        elif institution and release and credentials:
-            model = read_release(release)
-            mine = Credentials.in_folder(credentials)
-            remotes = [
-                RemoteInstitution(name, address, mine, ANSWER_SECONDS)
-                for name, address in map(_named_address, institution)
-            ]
-        elif home and release:
-            from client.searcher.directory import connections
-            from protocol.provisioning.home import Home
-
-            model = read_release(release)
-            remotes = connections(Home(home), only.split(",") if only else [])
-        else:
-            raise UsageError(
-                "it is not said whom to ask",
-                "Give --federation DIR, or --home and --release, or --institution, --release and "
-                "--credentials.",
-            )
-        embedder = Embedder(model, "int8" if int8 else "float32")
-        searcher = stack.enter_context(Searcher(embedder, remotes))
-        return outcome(searcher.search(sentence, k), sheet)
+        searcher = open_searcher(
+            stack, federation, institution, release, credentials, home, only, int8
+        )
+        found = searcher.search(sentence or "", k, image=image, without=without or ())
+        return outcome(found, sheet, open_)
 
 
 @app.command()
@@ -258,13 +238,6 @@ def doctor(
     from simulations.doctor import examine
 
     return examine(role, home)
-
-
-def _named_address(text: str) -> tuple[str, str]:
-    name, separator, address = text.partition("=")
-    if not separator or ":" not in address:
-        raise UsageError(f"--institution takes NAME=HOST:PORT, got {text!r}")
-    return name, address
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ ROOT/institutions/<name>/tls/       its certificate and key
 ROOT/searcher/tls/                  the searcher's
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -58,16 +59,22 @@ class LocalFederation:
             )
         return read_release(found[-1])
 
-    def serve(self, stack: ExitStack) -> list[RemoteInstitution]:
-        """Start every institution's service; return connections that a searcher can use.
+    def serve(self, stack: ExitStack, names: Sequence[str] = ()) -> list[RemoteInstitution]:
+        """Start the services of these institutions, or all; return connections for a searcher.
 
         The services end with ``stack``, and with this process even if it is killed. Raises
         :class:`ServiceError` if one does not come up.
         """
+        missing = sorted(set(names) - set(self.names))
+        if missing:
+            raise UsageError(
+                f"there is no institution {', '.join(missing)}",
+                f"There are: {', '.join(self.names)}.",
+            )
         authority = ThrowAwayAuthority()
         searcher = Credentials.in_folder(authority.issue("searcher", self.root / "searcher/tls"))
         processes = []
-        for name in self.names:
+        for name in names or self.names:
             folder = self.institution(name)
             process = ServiceProcess(
                 name,

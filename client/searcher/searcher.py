@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from client.searcher.results import Result, Results
 from protocol.errors import BlindsightError, ServiceError, UsageError
 from protocol.scheme import Scheme
 from protocol.wire import MAX_POSITIONS, MAX_PROBES
+
+if TYPE_CHECKING:
+    from protocol.model.runtime.tower import Precision
 
 MAX_RESULTS = MAX_POSITIONS // 2
 """So that at least as many decoys as winners fit into one fetch."""
@@ -62,11 +65,17 @@ class Searcher:
         self._notes = dict(notes or {})
 
     @classmethod
-    def from_profile(cls, root: Path | None = None, institutions: Sequence[str] = ()) -> Self:
+    def from_profile(
+        cls,
+        root: Path | None = None,
+        institutions: Sequence[str] = (),
+        precision: "Precision" = "float32",
+    ) -> Self:
         """The searcher that ``blindsight searcher setup`` prepared in ``root``.
 
         Asks the directory who can be asked, which tells the coordinator that a searcher is about
-        to search. ``institutions`` limits it to these. Raises UsageError where nothing is set up.
+        to search. ``institutions`` limits it to these. ``precision`` "int8" makes pretrained towers
+        smaller and faster. Raises UsageError where nothing is set up.
         """
         from client.searcher.profile import Profile
         from protocol.model.embedder import Embedder
@@ -74,7 +83,7 @@ class Searcher:
         profile = Profile.open(root)
         release = profile.release()
         connections, notes = profile.connections(institutions)
-        return cls(Embedder(release), connections, notes=notes)
+        return cls(Embedder(release, precision), connections, notes=notes)
 
     @property
     def institutions(self) -> tuple[str, ...]:

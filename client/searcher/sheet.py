@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from client.searcher.results import Result, Results
 
 
-def outcome(results: "Results", sheet: Path | None) -> Outcome:
-    """Return what a search found, for people and for programs; write the page of pictures."""
+def outcome(results: "Results", sheet: Path | None, shown: bool = False) -> Outcome:
+    """Return what a search found, for people and for programs.
+
+    The page of pictures is written to ``sheet``, and opened in the browser if it shall be shown.
+    """
     for name, note in results.notes.items():
         say(f"{name}: {note.message}")
     data = results.to_dict()
@@ -36,6 +39,8 @@ def outcome(results: "Results", sheet: Path | None) -> Outcome:
     if sheet is not None:
         write_sheet(sheet, results)
         lines.append(f"pictures: {sheet}")
+    if shown:
+        show(results)
     return Outcome("\n".join(lines), data | {"sheet": str(sheet) if sheet else None})
 
 
