@@ -28,6 +28,9 @@ class _ZeroKey(SecretKey):
     def __init__(self, preset: Preset) -> None:
         self._ring = ring(preset.ring_degree, preset.data_moduli)
 
+    def prepare(self, count: int) -> None:
+        """There is nothing to prepare."""
+
     def public_keys(self, count: int) -> list[Seeded]:
         return self.encrypt_query(np.zeros((count, self._ring.degree), np.int64))
 

@@ -83,6 +83,13 @@ class Ring:
         self.forward(residues)
         return residues
 
+    def add(self, one: U32, other: U32) -> U32:
+        """Add residues ``[..., k, N]``."""
+        moduli = self.moduli.astype(np.uint32)[:, None]
+        total: U32 = one + other
+        reduced: U32 = np.minimum(total, total - moduli)  # below zero it wraps, and is the larger
+        return reduced
+
     def to_montgomery(self, residues: U32) -> U32:
         """Multiply ``[..., k, N]`` by 2^32 mod q: the reduction after a product undoes it."""
         carried = np.ascontiguousarray(residues).copy()

@@ -61,6 +61,9 @@ def _lift(words, modulus, bits):  # type: ignore[no-untyped-def]
 class SecretKey(Protocol):
     """A handle on one fresh key: used for one question to one institution, then dropped."""
 
+    def prepare(self, count: int) -> None:
+        """Do ahead what ``count`` ciphertexts take that depends on no message."""
+
     def public_keys(self, count: int) -> list[Seeded]:
         """Encrypt zero ``count`` times: with these an institution re-randomises its reply."""
 

@@ -53,6 +53,17 @@ class FanOut:
         self.answers = [Answers(self.described, {}, self.notes, self.traffic) for _ in questions]
         self.released: dict[tuple[str, int], Released] = {}
 
+    def describe(self) -> None:
+        """Ask what each serves, and no question."""
+        with ThreadPoolExecutor(len(self._institutions), "describe") as pool:
+            asked = {
+                name: pool.submit(one.describe, self._release_id)
+                for name, one in self._institutions.items()
+            }
+            for name, future in asked.items():
+                with self._noted(name):
+                    self.described[name] = future.result()
+
     def run(self, k: int, decoys: int, patience: float | None) -> Iterator[None]:
         """Ask for scores, then for the pictures of the ``k`` best; yield when more is known.
 

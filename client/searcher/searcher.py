@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from client.searcher.answers import Answers
 from client.searcher.ckks import SealScheme
 from client.searcher.fan_out import FanOut
+from client.searcher.prepared import PreparedKeys
 from client.searcher.query import Encoder, Query, Vector, embed_picture
 from client.searcher.remote import Released, RemoteInstitution
 from client.searcher.results import Result, Results
@@ -61,7 +62,7 @@ class Searcher:
             )
         self._encoder = encoder
         self._institutions = {one.name: one for one in institutions}
-        self._scheme = scheme or SealScheme()
+        self._keys, self._warm = PreparedKeys(scheme or SealScheme()), False
         self._notes = dict(notes or {})
 
     @classmethod
@@ -94,6 +95,24 @@ class Searcher:
     def release_id(self) -> str:
         """The model release that it embeds with."""
         return self._encoder.release_id
+
+    def warm(self) -> None:
+        """Do ahead what a search takes that depends on no query: now, and after each search.
+
+        Institutions are asked to describe themselves, which tells each that a searcher is there;
+        the model embeds a sentence; keys for the next questions are made in the background.
+        """
+        self._warm = True
+        self._encoder.texts(["ready"])
+        asked = FanOut(
+            list(self._institutions.values()),
+            self.release_id,
+            np.empty((0, 0), np.float32),
+            self._keys,
+            {},
+        )
+        asked.describe()
+        self._keys.prepare([one.layout for one in asked.described.values()])
 
     def search(
         self,
@@ -202,7 +221,8 @@ class Searcher:
         )
 
     def close(self) -> None:
-        """Close all connections; a search that is under way ends."""
+        """Close all connections, and drop all keys; a search that is under way ends."""
+        self._keys.close()
         for institution in self._institutions.values():
             institution.close()
 
@@ -221,7 +241,7 @@ class Searcher:
             )
         chosen = [self._institutions[name] for name in names or self._institutions]
         notes = {} if names else self._notes
-        return FanOut(chosen, self.release_id, questions, self._scheme, notes)
+        return FanOut(chosen, self.release_id, questions, self._keys, notes)
 
     def _watch(
         self,
@@ -250,6 +270,8 @@ class Searcher:
                     _check_answered(asked)
                 total = 1e3 * (time.perf_counter() - start)
                 yield _results(asked, queries, k, {"embed": embedded, "total": total})
+            if self._warm:
+                self._keys.prepare([one.layout for one in asked.described.values()])
 
         return known()
 

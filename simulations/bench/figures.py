@@ -13,11 +13,15 @@ from simulations.bench.peer import Peer
 def figures(
     here: list[Traffic],
     served: list[Traffic],
+    ahead: list[Traffic],
     found: list[Found],
     peers: list[Peer],
     items: int,
 ) -> dict[str, Any]:
-    """What follows from the measurements, with every peer beside this engine."""
+    """What follows from the measurements, with every peer beside this engine.
+
+    ``served`` and ``ahead`` are questions to a service, without and with keys made ahead.
+    """
     server = median(one.milliseconds["server"] for one in here)
     faiss = median(one.seconds for one in found)
     each = 1e3 * server / items
@@ -33,9 +37,14 @@ def figures(
         "tenseal_dot_over_server": over.get("TenSEAL dot"),
         "server_ms": server,
         "query_ms": median(sum(one.milliseconds.values()) for one in served),
+        "query_ahead_ms": median(sum(one.milliseconds.values()) for one in ahead),
         "upload_bytes": int(median(one.upload_bytes for one in served)),
         "download_bytes": int(median(one.download_bytes for one in served)),
-        "phases": {"in_process": _phases(here), "over_grpc": _phases(served)},
+        "phases": {
+            "in_process": _phases(here),
+            "over_grpc": _phases(served),
+            "ahead": _phases(ahead),
+        },
         "peers": rows,
     }
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from client.institution.index import Index
 from client.searcher.answers import Answers
 from client.searcher.ckks import SealScheme
+from client.searcher.prepared import PreparedKeys
 from client.searcher.traffic import Traffic
 from protocol.params import preset_by_name
 from protocol.terminal import Outcome, progress
@@ -60,11 +61,11 @@ class ScoreBench:
             with closing(Engine(index, self.threads)) as engine:
                 here, answered = self._ask_here(engine, corpus)
                 roofline = self._scan(engine, index, corpus)
-            served, memory = self._ask_service(root, corpus)
+            served, ahead, memory = self._ask_service(root, corpus)
         peers, pack = self._peers(corpus), pack_seconds(index.layout, corpus.vectors)
         # After all that is timed: the threads of a matrix product spin for a while.
         accuracy = _accuracy(corpus, answered, found)
-        data = figures(here, served, found, peers, self.items)
+        data = figures(here, served, ahead, found, peers, self.items)
         data |= {key: accuracy[key] for key in ("rms_error", "recall_at_10")}
         data["scan_bandwidth_fraction"] = roofline.fraction
         data["resident_mb"] = memory["resident_mb"]
@@ -104,22 +105,32 @@ class ScoreBench:
         alone, together, scan = (median(column) for column in zip(*rounds[1:], strict=True))
         return Roofline(blocks.nbytes, self.threads, alone, together, scan)
 
-    def _ask_service(self, root: Path, corpus: Corpus) -> tuple[list[Traffic], dict[str, float]]:
-        """Whole questions to a real service; memory is watched while none is timed."""
+    def _ask_service(
+        self, root: Path, corpus: Corpus
+    ) -> tuple[list[Traffic], list[Traffic], dict[str, float]]:
+        """Whole questions to a real service, without and with a key that was made ahead.
+
+        Memory is watched while none is timed.
+        """
         with BenchService(root, self.threads) as service, closing(service.connect()) as remote:
-            described, scheme, asked = remote.describe(RELEASE), SealScheme(), []
+            described, scheme = remote.describe(RELEASE), SealScheme()
+            asked: list[Traffic] = []
+            ahead: list[Traffic] = []
             with service.watching() as samples:
                 for question in corpus.questions[:2]:
                     remote.score(described, question, scheme, Traffic())
             with progress("questions over gRPC", self.queries) as show:
                 for done, question in enumerate(corpus.questions[1:], 1):
-                    traffic = Traffic()
-                    _best(remote.score(described, question, scheme, traffic), traffic)
-                    asked.append(traffic)
+                    for keys, timed in ((scheme, asked), (PreparedKeys(scheme), ahead)):
+                        if isinstance(keys, PreparedKeys):
+                            keys.prepare([described.layout]).join()
+                        traffic = Traffic()
+                        _best(remote.score(described, question, keys, traffic), traffic)
+                        timed.append(traffic)
                     show(done)
         peak = max(samples)
         memory = {"idle": samples[0], "peak": peak, "resident": peak - samples[0]}
-        return asked, {f"{key}_mb": value / _MB for key, value in memory.items()}
+        return asked, ahead, {f"{key}_mb": value / _MB for key, value in memory.items()}
 
     def _peers(self, corpus: Corpus) -> list[Peer]:
         if not self.peers:

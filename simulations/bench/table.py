@@ -28,13 +28,19 @@ def _phases(data: dict[str, Any]) -> Table:
     table = Table("phase", title_justify="left", title=f"one question, {_questions(data)}")
     for column in ("median ms", "least ms"):
         table.add_column(column, justify="right")
-    for side, title in (("in_process", "in this process"), ("over_grpc", "over gRPC, mutual TLS")):
+    sides = (
+        ("in_process", "in this process", None),
+        ("over_grpc", "over gRPC, mutual TLS", "query_ms"),
+        ("ahead", "over gRPC, keys made ahead", "query_ahead_ms"),
+    )
+    for side, title, whole in sides:
         table.add_section()
         table.add_row(f"[bold]{title}[/]")
         for phase, times in data["phases"][side].items():
             name = "server, whole" if phase == "server" else phase
             table.add_row(f"  {name}", f"{times['median_ms']:.2f}", f"{times['min_ms']:.2f}")
-    table.add_row("  [bold]query, whole[/]", f"{data['query_ms']:.2f}")
+        if whole:
+            table.add_row("  [bold]query, whole[/]", f"{data[whole]:.2f}")
     return table
 
 

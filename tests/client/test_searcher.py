@@ -1,6 +1,7 @@
 """The searcher against several real services, some of which misbehave."""
 
 import pickle
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from client.institution.service import Service
-from client.searcher.ckks import SealScheme
+from client.searcher.ckks import SealKey, SealScheme
 from client.searcher.remote import RemoteInstitution
 from client.searcher.searcher import Searcher
 from protocol.errors import ReleaseMismatch, ServiceError, UsageError
 from protocol.insecure_twin import InsecureTwin
-from protocol.params import PRIVATE
+from protocol.params import PRIVATE, Preset
+from protocol.scheme import SecretKey, Seeded
 
 RELEASE = "0123456789abcdef"
 
@@ -27,7 +29,7 @@ class Encoder:
         self._embeddings = {one.settings.name: one.embeddings for one in institutions}
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        named = [text.split() for text in texts]
+        named = [text.split() if " " in text else ("clinic", "0") for text in texts]
         return np.stack([self._embeddings[name][int(number)] for name, number in named])
 
 
@@ -119,3 +121,32 @@ def test_every_question_and_institution_has_its_own_key(served: list) -> None:
         searcher.search("clinic 1", 2)
         searcher.search("clinic 1", 2)
     assert len(seeds) == len(set(seeds)) == 6
+
+
+def test_keys_are_made_ahead_and_still_serve_one_question_each(served: list) -> None:
+    prepared: list[SecretKey] = []
+    used: list[SecretKey] = []
+
+    class Watched(SealScheme):
+        def keygen(self, preset: Preset) -> SecretKey:
+            return WatchedKey(preset)
+
+    class WatchedKey(SealKey):
+        def prepare(self, count: int) -> None:
+            super().prepare(count)
+            if count > 0:
+                prepared.append(self)
+
+        def encrypt_query(self, polynomials: NDArray[np.int64]) -> list[Seeded]:
+            used.append(self)
+            return super().encrypt_query(polynomials)
+
+    with Searcher(Encoder(served), connected(served), Watched()) as searcher:
+        searcher.warm()
+        for number in range(3):
+            while len(prepared) < 3 * (number + 1):
+                time.sleep(0.005)
+            time.sleep(0.05)
+            assert searcher.search(f"clinic {number}", 2)[0].position == number
+            assert set(used[3 * number :]) <= set(prepared[: 3 * (number + 1)]), "made ahead"
+    assert len(set(map(id, used))) == len(used) == 9, "each serves one question"

@@ -77,6 +77,15 @@ def test_inverse_undoes_forward_and_forward_undoes_inverse(degree: int, seed: in
     np.testing.assert_array_equal(back, original)
 
 
+@quick
+@given(DEGREES, SEEDS)
+def test_sums_are_reduced(degree: int, seed: int) -> None:
+    one = ring(degree, MODULI)
+    left, right = uniform(one, seed, 3), uniform(one, seed + 1, 3)
+    expected = (left.astype(np.uint64) + right) % one.moduli[:, None]
+    np.testing.assert_array_equal(one.add(left, right), expected)
+
+
 @pytest.mark.parametrize("preset", [PRIVATE, FAST], ids=lambda preset: str(preset.name))
 def test_round_trip_at_full_degree(preset: Preset) -> None:
     one = ring(preset.ring_degree, preset.moduli)

@@ -33,6 +33,7 @@ PROMISED = {
     "tenseal_dot_over_server",
     "server_ms",
     "query_ms",
+    "query_ahead_ms",
     "upload_bytes",
     "download_bytes",
     "rms_error",
