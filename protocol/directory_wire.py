@@ -31,7 +31,8 @@ MAX_OFFER_BYTES = MAX_BYTES + 1024
 MAX_LIST_BYTES = 16 << 20
 """What a searcher takes: 4,096 offers of some 1.5 kB and room to spare."""
 
-_RELEASE = re.compile(r"[0-9a-f]{16}")
+RELEASE_ID = re.compile(r"[0-9a-f]{16}")
+"""A release id, and a folder's name: nothing else is ever joined to a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Offer:
                 raise UsageError(f"{self.address!r:.80} is not the usual form of an address")
         except UsageError as error:
             raise MalformedMessage(f"offer: {error.message}") from error
-        if not _RELEASE.fullmatch(self.release_id):
+        if not RELEASE_ID.fullmatch(self.release_id):
             raise MalformedMessage(
                 f"offer: a release id has 16 hexadecimal digits, got {self.release_id!r:.80}"
             )

@@ -28,6 +28,9 @@ MAX_PROBES = 8
 MAX_ITEMS = 1 << 27
 """Items in one index that a searcher believes in: some 2 GB of reply."""
 
+MAX_LEFT = 1_000_000_000
+"""The most that is told of what remains of a day's budget; more is told as this."""
+
 NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
 """What an institution can be called: fit for a folder, a certificate and a log."""
 
@@ -187,6 +190,29 @@ def parse_grant(message: pb.ScoreResponse) -> Grant:
             f"{SECRET_BYTES}, got {len(message.ticket)} and {len(message.secret)}"
         )
     return Grant(message.ticket, message.secret)
+
+
+def tell_left(message: pb.ScoreResponse | pb.FetchResponse, left: int | None) -> None:
+    """Say in an answer's first message what remains of the day; nothing for None."""
+    if left is not None:
+        setattr(message, _left(message), min(left, MAX_LEFT))
+
+
+def parse_left(message: pb.ScoreResponse | pb.FetchResponse) -> int | None:
+    """What an answer's first message says remains of the day, None where nothing is counted.
+
+    Raises :class:`MalformedMessage` for more than anybody tells.
+    """
+    if not message.HasField(_left(message)):  # type: ignore[arg-type]
+        return None
+    left = int(getattr(message, _left(message)))
+    if left > MAX_LEFT:
+        raise MalformedMessage(f"at most {MAX_LEFT:,} are left of a day's budget, got {left:,}")
+    return left
+
+
+def _left(message: pb.ScoreResponse | pb.FetchResponse) -> str:
+    return "questions_left" if isinstance(message, pb.ScoreResponse) else "items_left"
 
 
 def _ciphertext(ciphertext: Seeded, layout: Layout) -> pb.SeededCiphertext:

@@ -53,6 +53,9 @@ def serve(
         int | None, typer.Option(help="Calls of one searcher under way. (default: 8)")
     ] = None,
     most: Annotated[int | None, typer.Option(help="Calls under way in all. (default: 32)")] = None,
+    connections: Annotated[
+        int | None, typer.Option(help="Connections in all, half-open ones too. (default: 512)")
+    ] = None,
     together: Annotated[
         int | None, typer.Option(help="Questions in one pass over the index. (default: 8)")
     ] = None,
@@ -86,6 +89,7 @@ def serve(
         "reflection": reflection,
         "each": each,
         "most": most,
+        "connections": connections,
         "together": together,
         "seconds": seconds,
     }

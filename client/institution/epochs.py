@@ -1,7 +1,8 @@
 """The epochs of an index as folders: numbered, one of them current, each kept while it is read.
 
 A reader holds a shared lock on its epoch's manifest. Whoever changed the index, or closed the
-last reader, deletes every other epoch whose manifest it can lock alone. No clock is asked.
+last reader, deletes every other epoch whose manifest it can lock alone, and the rows of items that
+no epoch holds any more. No clock is asked.
 """
 
 import fcntl
@@ -9,7 +10,9 @@ import os
 import shutil
 from pathlib import Path
 
-from client.institution.manifest import MANIFEST
+from client.institution.database import Database
+from client.institution.items import ItemTable
+from client.institution.manifest import MANIFEST, Manifest
 from client.institution.packed import REBUILD
 from protocol.errors import StorageError
 from protocol.files import check_file, open_exclusively, sync_folder, write_atomically
@@ -78,6 +81,7 @@ def delete_unread(root: Path) -> None:
         if folder != current and _rename_if_unread(folder):
             sync_folder(root)
             shutil.rmtree(root / f"{_GONE}{folder.name}")
+    _delete_unread_items(root)
     # Of a process that was killed while it switched: only who holds the lock writes that file.
     for left in root.glob(f".{_CURRENT}.*"):
         left.unlink()
@@ -90,6 +94,20 @@ def delete_unread_if_free(root: Path) -> None:
             delete_unread(root)
     except (OSError, ValueError, StorageError):
         return
+
+
+def _delete_unread_items(root: Path) -> None:
+    """Delete tables that no epoch reads, and rows of others that are from before the oldest."""
+    oldest: dict[int, int] = {}
+    for folder in sorted(root.glob("epoch-[0-9]*"), reverse=True):
+        manifest = Manifest.from_json((folder / MANIFEST).read_text())
+        oldest[manifest.items_since] = manifest.epoch
+    database = Database(root)
+    for since in database.builds():
+        if since in oldest:
+            ItemTable(database, since, oldest[since]).forget()
+        else:
+            database.drop(since)
 
 
 def _rename_if_unread(folder: Path) -> bool:

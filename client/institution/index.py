@@ -2,16 +2,16 @@
 
     ROOT/current            the epoch that is served, a number
     ROOT/building.lock      held by the one process that changes the index (index_writer.py)
-    ROOT/epoch-000001/      manifest.json      release, preset, sizes, checksums (manifest.py)
-                            embeddings.faiss   the embeddings, exact (store.py)
-                            items.sqlite       position -> file name, caption, rights (items.py)
-                            packed-000000.bin  ... what encrypted scoring reads (segments.py)
-                            search.faiss       of another factory than Flat (local_search.py)
+    ROOT/items-000001.sqlite    position -> file name, caption, rights, by epoch (items.py)
+    ROOT/epoch-000001/      manifest.json            release, preset, sizes, checksums (manifest.py)
+                            embeddings-000000.faiss  ... the embeddings, exact (store.py)
+                            packed-000000.bin        ... what encrypted scoring reads (segments.py)
+                            search.faiss             of another factory than Flat (local_search.py)
 
-Every change is a new epoch beside the old one, switched to when it is whole (epochs.py).
+Every change is a new epoch beside the old one, switched to when it is whole (epochs.py). It writes
+the segments and rows that it touches, and shares the others.
 """
 
-import hashlib
 import os
 import weakref
 from functools import cached_property
@@ -21,6 +21,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from client.institution.database import Database
 from client.institution.epochs import (
     SMALL_BYTES,
     current_epoch,
@@ -32,7 +33,7 @@ from client.institution.local_search import read_search
 from client.institution.manifest import EMBEDDINGS, FLAT, ITEMS, PACKED, SEARCH, Manifest
 from client.institution.packed import REBUILD
 from client.institution.segments import PackedSegments, damaged_segments
-from client.institution.store import map_embeddings, open_store
+from client.institution.store import EmbeddingStore, checksum
 from protocol.errors import BlindsightError, StorageError
 
 
@@ -54,8 +55,11 @@ class Index:
             self.layout = self.manifest.layout
         except (OSError, ValueError, BlindsightError) as error:
             raise StorageError(f"there is no usable index in {root}: {error}", REBUILD) from error
-        self._root = root
-        self.table = ItemTable(self.folder / ITEMS)
+        self._root, self._database = root, Database(root)
+        since, epoch = self.manifest.items_since, self.manifest.epoch
+        self.table = ItemTable(self._database, since, epoch)
+        self.rows = EmbeddingStore(self.folder, self.layout.items, self.layout.dim)
+        """The embeddings float32 [items, dim], mapped where they are asked for."""
 
     @property
     def is_current(self) -> bool:
@@ -73,21 +77,22 @@ class Index:
 
         The last reader of an epoch that is no longer current deletes it.
         """
-        for name in ("_store", "_search", "packed"):
+        for name in ("_search", "packed"):
             self.__dict__.pop(name, None)
         if self._let_go.alive:
             self._let_go()
             if not self.is_current:
                 delete_unread_if_free(self._root)
 
-    @cached_property
-    def _store(self) -> faiss.Index:
-        return open_store(self.folder / EMBEDDINGS, self.layout.items, self.layout.dim)
+    @property
+    def disk_bytes(self) -> int:
+        """What this epoch takes on disk, with all that it shares with others."""
+        return self._database.bytes + sum(one.stat().st_size for one in self.folder.iterdir())
 
     @cached_property
     def _search(self) -> faiss.Index:
         if self.manifest.factory == FLAT:
-            return self._store
+            return self.rows.searchable()
         return read_search(self.folder / SEARCH, self.manifest.checksums[SEARCH])
 
     @cached_property
@@ -96,12 +101,12 @@ class Index:
         return PackedSegments(self.folder, self.layout)
 
     def embeddings(self) -> NDArray[np.float32]:
-        """Return the embeddings, mapped, float32 [items, dim]."""
-        return map_embeddings(self.folder / EMBEDDINGS, self.layout.items, self.layout.dim)
+        """Return the embeddings float32 [items, dim], in memory where they are many."""
+        return self.rows[:]
 
     def embedding(self, position: int) -> NDArray[np.float32]:
         """Return one embedding, float32 [dim]."""
-        return np.asarray(self._store.reconstruct(position), np.float32)
+        return np.array(self.rows[position : position + 1][0])
 
     def search(
         self, questions: NDArray[np.float32], k: int
@@ -120,31 +125,35 @@ class Index:
     def damaged(self) -> list[str]:
         """Read everything; return what differs from its checksum, its embeddings or its count."""
         sums, folder = self.manifest.checksums, self.folder
-        names = [EMBEDDINGS, ITEMS, *([SEARCH] if SEARCH in sums else [])]
-        found = [name for name in names if checksum(folder / name) != sums[name]]
-        if ITEMS not in found and not self.table.is_whole(self.layout.items):
+        lost = self.rows.damaged(sums[EMBEDDINGS])
+        found = [*lost, *([SEARCH] if SEARCH in sums else [])]
+        if SEARCH in found and checksum(folder / SEARCH) == sums[SEARCH]:
+            found.remove(SEARCH)
+        if not self._items_are_whole():
             found.append(ITEMS)
-        if EMBEDDINGS in found:
+        if lost:
             return found
-        segments = damaged_segments(folder, self.layout, self.embeddings())
+        segments = damaged_segments(folder, self.layout, self.rows)
         if not segments and PackedSegments(folder, self.layout).digest != sums[PACKED]:
             segments = [PACKED]
         return found + segments
+
+    def _items_are_whole(self) -> bool:
+        try:
+            return self.table.is_whole(self.layout.items, self.manifest.checksums[ITEMS])
+        except StorageError:
+            return False
 
     def verify(self) -> None:
         """Raise :class:`StorageError` that names all that :meth:`damaged` finds."""
         if damaged := self.damaged():
             some = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if damaged[5:] else "")
             hint = "Run blindsight index verify --repair."
-            if {EMBEDDINGS, ITEMS} & set(damaged):
+            if lost_for_good(damaged):
                 hint = REBUILD
             raise StorageError(f"{self.folder} is damaged: {some}", hint)
 
 
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, "" for one that cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
+def lost_for_good(damaged: list[str]) -> list[str]:
+    """Return those of :meth:`Index.damaged` that cannot be made from the rest."""
+    return [name for name in damaged if name == ITEMS or name.startswith(EMBEDDINGS)]

@@ -6,31 +6,27 @@ there.
 
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from client.institution.epochs import (
-    LOCK,
-    delete_unread,
-    make_current,
-    next_epoch,
-)
-from client.institution.index import Index, checksum
+from client.institution.database import Database
+from client.institution.epochs import LOCK, delete_unread, make_current, next_epoch
+from client.institution.index import Index, lost_for_good
 from client.institution.items import Item, ItemTable
-from client.institution.local_search import fill_search, read_search, train_search, write_search
-from client.institution.manifest import EMBEDDINGS, FLAT, ITEMS, MANIFEST, PACKED, SEARCH, Manifest
+from client.institution.local_search import fill_search, read_search, train_search
+from client.institution.manifest import FLAT, ITEMS, PACKED, SEARCH
+from client.institution.new_epoch import ChangedRows, NewEpoch
 from client.institution.packed import REBUILD
 from client.institution.pairs import Pair
 from client.institution.placement import place
-from client.institution.segments import PackedSegments, segment_paths, write_segments
-from client.institution.store import write_store
+from client.institution.predecessor import Predecessor
+from client.institution.segments import segment_paths
+from client.institution.store import Rows
 from protocol.errors import DataError, StorageError, UsageError
-from protocol.files import open_exclusively, storage_error, write_atomically, writing
+from protocol.files import open_exclusively, storage_error, writing
 from protocol.packing import Layout
 from protocol.params import PRIVATE, Preset
 from protocol.plan import Costs, best, plans
@@ -40,20 +36,6 @@ Progress = Callable[[int], None]
 
 def _silent(blocks: int) -> None:
     """Tell nobody."""
-
-
-@dataclass(frozen=True)
-class _Epoch:
-    """What an epoch is to hold; ``base`` is the epoch that it may share segments with."""
-
-    release_id: str
-    layout: Layout
-    embeddings: NDArray[np.float32]
-    write_items: Callable[[ItemTable], None]
-    factory: str = FLAT
-    search: faiss.Index | None = None
-    base: Path | None = None
-    damaged: Collection[str] = ()
 
 
 class IndexWriter:
@@ -91,10 +73,12 @@ class IndexWriter:
         goal: str = "bytes",
         costs: Costs | None = None,
         factory: str = FLAT,
+        precision: str = "float32",
     ) -> Index:
         """Index ``embeddings`` float32 [n, dim] of n ``items``, and nothing else.
 
-        The chunk width is the best one for ``goal`` at ``costs`` (``protocol.plan``). Raises
+        The chunk width is the best one for ``goal`` at ``costs`` (``protocol.plan``);
+        ``precision`` is that of what made the embeddings. Raises
         :class:`DataError` for an empty collection.
         """
         if len(items) != len(embeddings) or not len(items):
@@ -105,7 +89,11 @@ class IndexWriter:
             )
         layout = best(plans(preset, embeddings.shape[1], len(items), costs or Costs()), goal).layout
         search = None if factory == FLAT else train_search(factory, embeddings)
-        new = _Epoch(release_id, layout, embeddings, lambda t: t.create(items), factory, search)
+
+        def write_items(epoch: int) -> str:
+            return ItemTable(Database(self._root), epoch, epoch).create(items)
+
+        new = NewEpoch(release_id, layout, embeddings, write_items, precision, factory, search)
         return self._write(new, progress)
 
     def change(
@@ -136,31 +124,21 @@ class IndexWriter:
             plan = place(old.layout.items, [known[name] for name in removed], len(new))
             if not plan.count:
                 raise DataError("an index keeps one item at least", "Delete its folder instead.")
-            matrix, before = np.empty((plan.count, old.layout.dim), np.float32), old.embeddings()
-            kept = min(plan.count, old.layout.items)
-            matrix[:kept] = before[:kept]
             sources = list(plan.moved.values())
             changes = dict(zip(plan.moved, old.items(sources), strict=True))
             at = {source: target for target, source in plan.moved.items()}
-            for target, source in plan.moved.items():
-                matrix[target] = before[source]
+            given = {target: old.embedding(source) for target, source in plan.moved.items()}
             free = iter(plan.new)
             for item in put:
                 name = item.file_name
                 position = at.get(known[name], known[name]) if name in known else next(free)
                 changes[position] = item
                 if name in rows:
-                    matrix[position] = rows[name]
+                    given[position] = _row(rows[name], old.layout.dim)
             layout = Layout(old.layout.preset, old.layout.dim, old.layout.chunk_width, plan.count)
-            search = self._refilled(old, matrix)
-            return self._write(
-                _Epoch(
-                    old.manifest.release_id, layout, matrix,
-                    lambda table: table.copy(old.table, changes, plan.count),
-                    old.manifest.factory, search, old.folder,
-                ),
-                progress,
-            )  # fmt: skip
+            matrix = ChangedRows(old.rows, (plan.count, old.layout.dim), given)
+            base = Predecessor(old.folder, old.layout.items, given)
+            return self._follow(old, layout, matrix, changes, base, progress)
         finally:
             old.close()
 
@@ -174,81 +152,76 @@ class IndexWriter:
             damaged = old.damaged()
             if not damaged:
                 return Index(self._root)
-            if lost := sorted({EMBEDDINGS, ITEMS} & set(damaged)):
+            if lost := lost_for_good(damaged):
                 raise StorageError(f"{' and '.join(lost)} cannot be made from the rest", REBUILD)
-            rows, factory = old.embeddings(), old.manifest.factory
-            search = None
-            if factory != FLAT:
-                refill = SEARCH not in damaged
-                search = self._refilled(old, rows) if refill else train_search(factory, rows)
+            if PACKED in damaged:
+                damaged += [path.name for path in segment_paths(old.folder, old.layout)]
             # What a change that was killed left may have been linked from what is damaged.
             self._clear_buildings()
-            return self._write(
-                _Epoch(
-                    old.manifest.release_id, old.layout, rows,
-                    lambda table: table.copy(old.table, {}, old.layout.items),
-                    factory, search, None if PACKED in damaged else old.folder, damaged,
-                ),
-                progress,
-            )  # fmt: skip
+            base = Predecessor(old.folder, old.layout.items, (), damaged)
+            return self._follow(old, old.layout, old.rows, {}, base, progress)
         finally:
             old.close()
 
-    def _refilled(self, old: Index, rows: NDArray[np.float32]) -> faiss.Index | None:
-        if old.manifest.factory == FLAT:
-            return None
-        search = read_search(old.folder / SEARCH, old.manifest.checksums[SEARCH])
-        fill_search(search, rows)
-        return search
+    def _follow(
+        self,
+        old: Index,
+        layout: Layout,
+        rows: Rows,
+        changes: Mapping[int, Item],
+        base: Predecessor,
+        progress: Progress,
+    ) -> Index:
+        """Write the epoch after ``old``, with ``changes`` to its items by position."""
+        manifest, search = old.manifest, None
+        if manifest.factory != FLAT and SEARCH in base.damaged:
+            search = train_search(manifest.factory, rows[:])
+        elif manifest.factory != FLAT:
+            search = read_search(old.folder / SEARCH, manifest.checksums[SEARCH])
+            fill_search(search, rows[:])
 
-    def _write(self, new: _Epoch, progress: Progress) -> Index:
+        def write_items(epoch: int) -> str:
+            return old.table.follow(epoch, changes, layout.items, manifest.checksums[ITEMS])
+
+        new = NewEpoch(
+            manifest.release_id, layout, rows, write_items, manifest.precision,
+            manifest.factory, search, base, manifest.items_since,
+        )  # fmt: skip
+        return self._write(new, progress)
+
+    def _write(self, new: NewEpoch, progress: Progress) -> Index:
         epoch = next_epoch(self._root)
         building = self._root / f"building-{epoch:06d}"
         try:
             self._clear_buildings(building)
-            self._fill(building, epoch, new, progress)
+            new.write_into(building, epoch, progress)
             make_current(self._root, building, epoch)
             self._changed = True
         except OSError as error:
-            shutil.rmtree(building, ignore_errors=True)
+            self._leave_nothing(building, epoch, new)
             raise storage_error(building, error, "the old epoch is still served") from error
         except Exception:
-            # What was killed is resumed; what failed would only fill the disk.
-            shutil.rmtree(building, ignore_errors=True)
+            self._leave_nothing(building, epoch, new)
             raise
         return Index(self._root)
 
-    def _fill(self, building: Path, epoch: int, new: _Epoch, progress: Progress) -> None:
-        building.mkdir(exist_ok=True)
-        segments = {path.name for path in segment_paths(building, new.layout)}
-        for left in building.iterdir():
-            if left.name.removeprefix(".").removesuffix(".part") not in segments:
-                left.unlink()
-        write_store(building / EMBEDDINGS, new.embeddings)
-        new.write_items(ItemTable(building / ITEMS))
-        if new.search is not None:
-            write_search(building / SEARCH, new.search)
-        write_segments(building, new.layout, new.embeddings, new.base, progress, new.damaged)
-        for left in building.glob(".*"):
-            left.unlink()
-        names = [EMBEDDINGS, ITEMS, *([SEARCH] if new.search is not None else [])]
-        sums = {name: checksum(building / name) for name in names}
-        manifest = Manifest(
-            release_id=new.release_id,
-            epoch=epoch,
-            preset=new.layout.preset.name,
-            dim=new.layout.dim,
-            chunk_width=new.layout.chunk_width,
-            items=new.layout.items,
-            factory=new.factory,
-            checksums={**sums, PACKED: PackedSegments(building, new.layout).digest},
-        )
-        write_atomically(building / MANIFEST, manifest.to_json())
+    def _leave_nothing(self, building: Path, epoch: int, new: NewEpoch) -> None:
+        """What was killed is resumed; what failed would only fill the disk."""
+        shutil.rmtree(building, ignore_errors=True)
+        if not new.items_since:
+            with suppress(StorageError, OSError):
+                Database(self._root).drop(epoch)
 
     def _clear_buildings(self, but: Path | None = None) -> None:
         for left in self._root.glob("building-[0-9]*"):
             if left != but:
                 shutil.rmtree(left)
+
+
+def _row(row: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    if row.shape != (dim,):
+        raise UsageError(f"an embedding is float32 {(dim,)}, got {row.shape}")
+    return row
 
 
 def build_index(

@@ -13,7 +13,7 @@ from client.institution.items import Item
 from client.institution.journal import EmbeddingJournal, delete_journal
 from client.institution.manifest import FLAT
 from client.institution.pairs import Pair, PairFolder, Skip, read_pairs
-from protocol.errors import ReleaseMismatch, UsageError
+from protocol.errors import ReleaseMismatch, StorageError, UsageError
 from protocol.model.embedder import Embedder
 from protocol.params import PRIVATE, Preset
 from protocol.plan import Costs
@@ -55,13 +55,18 @@ class IndexedFolder:
         factory: str = FLAT,
         progress: Progress = _silent,
     ) -> Report:
-        """Embed and index every image, in the folder's order, whatever was indexed before."""
+        """Embed and index every image, in the folder's order, whatever was indexed before.
+
+        What ``blindsight index rights`` said of them still holds, if the index before can be read.
+        """
         folder = read_pairs(self._data)
         with IndexWriter(self._root) as writer:
+            limits = self._limits()
             embedded = self._embed(folder, list(look_at(folder, folder.pairs)), embedder, progress)
+            items = [replace(item, at_most=limits.get(item.file_name)) for item in embedded.items]
             index = writer.build(
-                embedder.release_id, embedded.rows, embedded.items, preset,
-                goal=goal, costs=costs, factory=factory,
+                embedder.release_id, embedded.rows, items, preset,
+                goal=goal, costs=costs, factory=factory, precision=embedder.precision,
             )  # fmt: skip
             delete_journal(self._root)
         names = tuple(item.file_name for item in embedded.items)
@@ -72,8 +77,8 @@ class IndexedFolder:
     ) -> Report:
         """Index what is in the folder and not in the index; of it only ``names``, if given.
 
-        Raises :class:`UsageError` for a name that the folder has not,
-        :class:`ReleaseMismatch` if the index is of another release.
+        Raises :class:`UsageError` for a name that the folder has not, or if the index was embedded
+        in another precision, :class:`ReleaseMismatch` if it is of another release.
         """
         folder = read_pairs(self._data)
         described = {pair.file_name for pair in folder.pairs}
@@ -89,6 +94,12 @@ class IndexedFolder:
                     f"{embedder.release_id}",
                     "Run blindsight index update: it embeds everything with the new release.",
                 )
+            if old.manifest.precision != embedder.precision:
+                raise UsageError(
+                    f"the index was embedded in {old.manifest.precision}, this is "
+                    f"{embedder.precision}",
+                    "Ask for the same, or run blindsight index update: it embeds everything anew.",
+                )
             asked = [pair for pair in folder.pairs if not names or pair.file_name in names]
             known = old.table.positions(pair.file_name for pair in asked)
             new = [pair for pair in asked if pair.file_name not in known]
@@ -101,11 +112,12 @@ class IndexedFolder:
         """Add what is new, remove what is gone, embed anew what shows something else.
 
         An image whose size and time of change are as they were is not read. Under another
-        release everything is embedded, and served when all of it is.
+        release, or in another precision, everything is embedded, and served when all of it is.
         """
         with closing(Index(self._root)) as old:
             preset, factory = old.layout.preset, old.manifest.factory
-        if old.manifest.release_id != embedder.release_id:
+            made_by = old.manifest.release_id, old.manifest.precision
+        if made_by != (embedder.release_id, embedder.precision):
             return self.build(embedder, preset, factory=factory, progress=progress)
         folder = read_pairs(self._data)
         with IndexWriter(self._root) as writer, closing(Index(self._root)) as old:
@@ -118,10 +130,18 @@ class IndexedFolder:
             embedded = self._embed(folder, others, embedder, progress)
             skips = folder.skipped + embedded.skipped
             unread = {skip.where for skip in embedded.skipped}
-            shown = {item.file_name: item for item in embedded.items}
+            shown = {
+                item.file_name: replace(item, at_most=known[item.file_name].at_most)
+                if item.file_name in known
+                else item
+                for item in embedded.items
+            }
             kept = [
                 replace(
-                    looked.get(name, known[name]), caption=pair.captions[0], release=pair.release
+                    looked.get(name, known[name]),
+                    caption=pair.captions[0],
+                    release=pair.release,
+                    at_most=known[name].at_most,
                 )
                 for pair in folder.pairs
                 if (name := pair.file_name) in known and name not in shown and name not in unread
@@ -133,10 +153,17 @@ class IndexedFolder:
                 delete_journal(self._root)
                 return Report(Index(self._root), skipped=skips)
             stamped = [item for item in kept if item != known[item.file_name]]
-            index = self._change(writer, removed, [*embedded.items, *stamped], embedded)
+            index = self._change(writer, removed, [*shown.values(), *stamped], embedded)
         added = tuple(name for name in shown if name not in known)
         changed = [*(name for name in shown if name in known), *(item.file_name for item in told)]
         return Report(index, added, removed, tuple(changed), skips)
+
+    def _limits(self) -> dict[str, frozenset[str]]:
+        try:
+            with closing(Index(self._root)) as old:
+                return old.table.limits()
+        except StorageError:
+            return {}
 
     def _embed(
         self,

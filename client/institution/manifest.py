@@ -1,22 +1,27 @@
 """The manifest of an epoch: what lies beside it, checked before anything of that is opened."""
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+import re
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from protocol.packing import Layout
 from protocol.params import preset_by_name
 
 MANIFEST = "manifest.json"
-EMBEDDINGS, ITEMS, PACKED = PARTS = ("embeddings.faiss", "items.sqlite", "packed")
+EMBEDDINGS, ITEMS, PACKED = PARTS = ("embeddings", "items", "packed")
 SEARCH = "search.faiss"
+_SUM = re.compile(r"[0-9a-f]{64}")
 FLAT = "Flat"
 """The factory of an index that searches the embeddings themselves."""
 
 
 class Manifest(BaseModel):
-    """What an epoch holds; ``checksums`` maps file names to SHA-256 in hexadecimal.
+    """What an epoch holds; ``checksums`` maps its parts to 64 hexadecimal digits.
 
-    That of the packed form covers its headers and digests, which cover the rest. A ``factory``
-    other than "Flat" is FAISS's name of what ``search.faiss`` holds.
+    Of embeddings and the packed form it is the SHA-256 of their segments' digests, which cover the
+    rest; of ``search.faiss`` that of the file; of items the sum of what each hashes to (items.py).
+    ``items_since`` is the epoch whose build made the table of items. A ``factory`` other than
+    "Flat" is FAISS's name of what ``search.faiss`` holds; ``precision`` is the embedder's.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -27,6 +32,8 @@ class Manifest(BaseModel):
     dim: int
     chunk_width: int
     items: int
+    items_since: int = Field(ge=1)
+    precision: str = "float32"
     factory: str = FLAT
     checksums: dict[str, str]
 
@@ -36,6 +43,8 @@ class Manifest(BaseModel):
         if set(self.checksums) != set(expected):
             found = sorted(self.checksums)
             raise ValueError(f"checksums of {', '.join(expected)} expected, got {found}")
+        if wrong := [one for one in self.checksums.values() if not _SUM.fullmatch(one)]:
+            raise ValueError(f"a checksum has 64 hexadecimal digits, got {wrong[0][:80]!r}")
         return self
 
     @classmethod

@@ -16,7 +16,7 @@ from client.institution.relay_link import RelayLink
 from protocol.child import Program
 from protocol.directory_wire import Offer
 from protocol.errors import BlindsightError, UsageError
-from protocol.hosts import endpoint, from_here
+from protocol.hosts import from_here
 from protocol.supervision import stopping
 from protocol.terminal import fail
 
@@ -34,8 +34,7 @@ def program(place: Place) -> list[Program]:
 
 def run(place: Place) -> None:
     """Keep ``place`` in the directory, and at the relay if its settings say so, until SIGTERM."""
-    settings = place.institution
-    coordinator = endpoint(place.coordinator[0], settings.directory_port)
+    settings, coordinator = place.institution, place.directory
     address = settings.public_address if settings.reach == "direct" else ""
     if settings.reach == "direct" and not address:
         raise UsageError(

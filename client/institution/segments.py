@@ -8,21 +8,20 @@ the segments that they touch, and no epoch has an embedding that is not its own.
 """
 
 import ctypes
-import errno
 import hashlib
 import mmap
 import os
-import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client.institution.blocks import block_shape
 from client.institution.packed import REBUILD, PackedIndex, write_packed
 from client.institution.packed_header import PAGE, Header
+from client.institution.predecessor import Predecessor, share
+from client.institution.store import Rows
 from protocol.errors import StorageError, UsageError
 from protocol.files import storage_error, sync_folder
 from protocol.ntt import U32
@@ -31,7 +30,6 @@ from protocol.packing import Layout
 SEGMENT_BYTES = 1 << 20
 """Records of a segment, at least one: small, so that a change costs little."""
 
-_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
 _MAP_FIXED = 0x10  # Linux; Python's mmap does not name it
 
 
@@ -49,17 +47,16 @@ def segment_paths(folder: Path, layout: Layout) -> list[Path]:
 def write_segments(
     folder: Path,
     layout: Layout,
-    embeddings: NDArray[np.float32],
-    old: Path | None = None,
+    embeddings: Rows,
+    old: Predecessor | None = None,
     progress: Callable[[int], None] = lambda blocks: None,
-    damaged: Collection[str] = (),
 ) -> int:
     """Pack ``embeddings`` float32 [n, dim] into ``folder``; return how many blocks were packed.
 
-    A segment that is there, or in the folder ``old``, with the same embeddings is kept: so a
-    build that was killed goes on, and an epoch shares what did not change. Its blocks are not
-    read here: :func:`damaged_segments` is for that, and those that are named ``damaged`` are
-    packed again. ``progress`` gets the blocks done so far. Raises what
+    A segment that is there, or in ``old``, with the same embeddings is kept: so a build that was
+    killed goes on, and an epoch shares what did not change. Of a segment that nothing touched not
+    even the embeddings are looked at. Blocks that are kept are not read here:
+    :func:`damaged_segments` is for that. ``progress`` gets the blocks done so far. Raises what
     ``write_packed`` does.
     """
     if embeddings.shape != (layout.items, layout.dim):
@@ -67,15 +64,20 @@ def write_segments(
     size, done, packed = segment_items(layout), 0, 0
     try:
         for number, path in enumerate(segment_paths(folder, layout)):
-            rows = embeddings[number * size : (number + 1) * size]
-            own = Layout(layout.preset, layout.dim, layout.chunk_width, len(rows))
-            page = Header.of(own, rows).to_page()
-            if not _begins(path, page):
-                if old and path.name not in damaged and _begins(old / path.name, page):
-                    _share(old / path.name, path)
-                else:
-                    write_packed(path, own, rows)
-                    packed += own.blocks
+            start, stop = number * size, min(layout.items, (number + 1) * size)
+            own = Layout(layout.preset, layout.dim, layout.chunk_width, stop - start)
+            there = old.folder / path.name if old and path.name not in old.damaged else None
+            if old and there and old.keeps(start, stop, size) and there.exists():
+                share(there, path)
+            else:
+                rows = embeddings[start:stop]
+                page = Header.of(own, rows).to_page()
+                if not _begins(path, page):
+                    if there and _begins(there, page):
+                        share(there, path)
+                    else:
+                        write_packed(path, own, rows)
+                        packed += own.blocks
             done += own.blocks
             progress(done)
         sync_folder(folder)
@@ -107,7 +109,7 @@ class PackedSegments:
         return hashlib.sha256("".join(part.digest for part in self._parts).encode()).hexdigest()
 
 
-def damaged_segments(folder: Path, layout: Layout, embeddings: NDArray[np.float32]) -> list[str]:
+def damaged_segments(folder: Path, layout: Layout, embeddings: Rows) -> list[str]:
     """Return the names of segments that are not whole, or not of ``embeddings``: all is read."""
     size, found = segment_items(layout), []
     for number, path in enumerate(segment_paths(folder, layout)):
@@ -133,21 +135,6 @@ def _begins(path: Path, page: bytes) -> bool:
             )
     except FileNotFoundError:
         return False
-
-
-def _share(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        partial = target.with_name(f".{target.name}.copy")
-        shutil.copyfile(source, partial)
-        partial.chmod(0o600)
-        with partial.open("rb") as file:
-            os.fsync(file)
-        partial.replace(target)
 
 
 def _side_by_side(parts: list[PackedIndex], layout: Layout) -> U32:

@@ -17,6 +17,7 @@ from grpc_health.v1 import (  # type: ignore[import-untyped]
 
 from client.institution.servicer import RetrievalServicer
 from client.institution.serving.books import Books
+from client.institution.serving.decoding import DecodingInterceptor
 from client.institution.serving.gate import Gate, OpenGate, RosterGate
 from client.institution.serving.json_log import to_stderr
 from client.institution.serving.ledger import Ledger
@@ -35,6 +36,7 @@ _SPARE = 8
 """Threads beyond the calls that are let in: to refuse others, and for health."""
 
 _GRACE_SECONDS = 5.0
+_HANDSHAKE_MS = 10_000
 _MESSAGE_MARGIN = 4096
 _NAME = retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"].full_name
 
@@ -62,7 +64,7 @@ class Service:
         limit = served.longest + _MESSAGE_MARGIN
         self._server = grpc.server(
             ThreadPoolExecutor(workers, "serve"),
-            interceptors=[ErrorInterceptor()],
+            interceptors=[ErrorInterceptor(), DecodingInterceptor()],
             # Beyond the threads nobody waits in memory: gRPC answers RESOURCE_EXHAUSTED itself.
             maximum_concurrent_rpcs=workers,
             options=[
@@ -72,7 +74,10 @@ class Service:
                 # A question comes in one flight: gRPC's own window of 64 kB takes a dozen.
                 ("grpc.http2.lookahead_bytes", limit),
                 ("grpc.max_concurrent_streams", workers),
+                # In all: of whom they are gRPC for Python knows at a call, not before.
+                ("grpc.max_allowed_incoming_connections", settings.connections),
                 # Half-open connections and idle ones are closed.
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.max_connection_idle_ms", 600_000),

@@ -6,7 +6,6 @@ they are read.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +16,12 @@ from typing import cast
 import grpc
 
 from client.institution.serving.books import DAY_SECONDS, Books
-from client.institution.serving.gate import Caller, Gate, Peer
+from client.institution.serving.deadlines import Deadlines
+from client.institution.serving.gate import Caller, Gate, Peer, certificate_digest
 from client.institution.serving.json_log import facts
 from client.institution.serving.ledger import Charge, Kind
 from client.institution.serving.metrics import Metrics
+from client.institution.serving.refusals import Refusals
 from client.institution.serving.served import Epoch, Served
 from client.institution.serving.tickets import Tickets
 from client.institution.serving.turnstile import Turnstile
@@ -57,9 +58,12 @@ class RetrievalServicer(rpc.RetrievalServicer):
     ) -> None:
         """A call may take ``seconds`` in all, its waiting included."""
         self._served, self._gate, self._turnstile = served, gate, turnstile
-        self._metrics, self._books, self._seconds = metrics, books, seconds
-        self._tickets = Tickets()
+        self._metrics, self._books = metrics, books
+        self._refusals = Refusals(books.note) if books else None
+        self._deadlines, self._tickets = Deadlines(seconds), Tickets()
         metrics.under_way.set_function(lambda: turnstile.inside)
+        metrics.epoch.set_function(lambda: served.described.epoch)
+        metrics.indexed.set_function(lambda: served.described.layout.items)
 
     def Describe(
         self, request: pb.DescribeRequest, context: grpc.ServicerContext
@@ -74,8 +78,8 @@ class RetrievalServicer(rpc.RetrievalServicer):
         """Score an encrypted question; the work stops when the searcher goes away."""
         with self._called("score", context) as call:
             question = wire.parse_score_request(request, call.epoch.described)
-            self._charge(call, "question", 1)
-            for _, message in self._answers(call, [question], context):
+            left = self._charge(call, "question", 1)
+            for _, message in self._answers(call, [question], left, context):
                 yield message
 
     def Screen(
@@ -90,8 +94,8 @@ class RetrievalServicer(rpc.RetrievalServicer):
                 questions.append(wire.parse_score_request(request, call.epoch.described))
             if not questions:
                 raise MalformedMessage("1 question or more are screened, got none")
-            self._charge(call, "question", len(questions))
-            for number, message in self._answers(call, questions, context):
+            left = self._charge(call, "question", len(questions))
+            for number, message in self._answers(call, questions, left, context):
                 yield pb.ScreenResponse(question=number, scores=message)
 
     def Fetch(
@@ -105,15 +109,20 @@ class RetrievalServicer(rpc.RetrievalServicer):
                 described,
                 lambda ticket: self._tickets.check(caller.key, ticket, described.epoch),
             )
-            self._charge(call, "item", len(positions))
+            left = self._charge(call, "item", len(positions))
             items = list(zip(positions, call.epoch.index.items(positions), strict=True))
             for message in call.epoch.releasing.messages(items, caller.policy.release):
+                if not call.sent:
+                    wire.tell_left(message, left)
                 call.sent += message.ByteSize()
                 yield message
 
     def close(self) -> None:
         """Stop scoring, write what is noted."""
         self._served.close()
+        self._deadlines.close()
+        if self._refusals:
+            self._refusals.close()
         if self._books:
             self._books.close()
 
@@ -121,6 +130,7 @@ class RetrievalServicer(rpc.RetrievalServicer):
         self,
         call: _Call,
         questions: list[tuple[list[Seeded], list[Seeded]]],
+        left: int | None,
         context: grpc.ServicerContext,
     ) -> Iterator[tuple[int, pb.ScoreResponse]]:
         caller, layout = call.caller, call.epoch.described.layout
@@ -132,11 +142,16 @@ class RetrievalServicer(rpc.RetrievalServicer):
             message = wire.score_response(layout, scores)
             if scores.first_block == 0:
                 message.ticket, message.secret = grant.ticket, grant.secret
+                wire.tell_left(message, left)
             call.sent += message.ByteSize()
             yield number, message
 
-    def _charge(self, call: _Call, kind: Kind, count: int) -> None:
-        """Charge on disk; raise LimitReached where the day's budget has no room."""
+    def _charge(self, call: _Call, kind: Kind, count: int) -> int | None:
+        """Charge on disk; return what is left of the day's budget, None without books.
+
+        Raises LimitReached where it has no room.
+        """
+        left: int | None = None
         counted = self._metrics.questions if kind == "question" else self._metrics.items
         if self._books:
             policy, caller = call.caller.policy, call.caller
@@ -144,45 +159,44 @@ class RetrievalServicer(rpc.RetrievalServicer):
             charge = Charge(caller.fingerprint, kind, count, budget)
             epoch = call.epoch.described.epoch
             who = {"searcher": caller.name, "key": caller.fingerprint}
-            if not self._books.charge(charge, call.verb, **who, count=count, epoch=epoch):
+            left = self._books.charge(charge, call.verb, **who, count=count, epoch=epoch)
+            if left is None:
                 error = LimitReached(
                     f"{count} more would pass today's {budget:,} {kind}s", "Ask again tomorrow."
                 )
                 error.retry_after_ms = round(1000 * (DAY_SECONDS - time.time() % DAY_SECONDS))
                 raise error
         counted.inc(count)
+        return left
 
     @contextmanager
     def _called(self, verb: str, context: grpc.ServicerContext) -> Iterator[_Call]:
         """Let a call in, keep its limits while the block runs, and note how it ended."""
         since, code, name = time.perf_counter(), "internal", ""
         call: _Call | None = None
-        # A reader that stopped reading holds a thread; this is what takes it back.
-        limit = threading.Timer(self._seconds, context.cancel)
-        limit.daemon = True
-        limit.start()
         try:
-            caller = self._gate.admit(cast(Peer, context.auth_context()))
-            name = caller.name
-            with self._turnstile.enter(caller.fingerprint), self._served.current() as epoch:
-                described = epoch.described
-                caller.policy.check(name, described.layout.items, datetime.now(UTC))
-                self._metrics.epoch.set(described.epoch)
-                self._metrics.indexed.set(described.layout.items)
-                call = _Call(verb, caller, epoch)
-                yield call
+            # A reader that stopped reading holds a thread; the limit is what takes it back.
+            with self._deadlines.limit(context.cancel):
+                caller = self._gate.admit(cast(Peer, context.auth_context()))
+                name = caller.name
+                with self._turnstile.enter(caller.fingerprint), self._served.current() as epoch:
+                    caller.policy.check(name, epoch.described.layout.items, datetime.now(UTC))
+                    call = _Call(verb, caller, epoch)
+                    yield call
             code = "ok" if context.is_active() else "cancelled"
         except BlindsightError as error:
             code = error.code
-            if self._books:
-                self._books.note("refused", searcher=name, verb=verb, code=code)
+            if self._refusals:
+                known = certificate_digest(cast(Peer, context.auth_context()))
+                self._refusals.seen(searcher=name, certificate=known, verb=verb, code=code)
             raise
         except GeneratorExit:
             code = "cancelled"
             raise
         finally:
-            limit.cancel()
             seconds, sent = time.perf_counter() - since, call.sent if call else 0
+            if self._refusals:
+                self._refusals.write_due()
             self._metrics.calls.labels(verb, code).inc()
             self._metrics.seconds.labels(verb).observe(seconds)
             self._metrics.sent.inc(sent)

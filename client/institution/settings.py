@@ -34,6 +34,8 @@ class ServiceSettings(BaseSettings):
     """Calls of one searcher under way, waiting or answered."""
     most: int = Field(default=32, ge=1, le=256)
     """Calls under way in all: so many questions are in memory."""
+    connections: int = Field(default=512, ge=1, le=65_536)
+    """Open in all, half-open ones too; more are closed as they come."""
     together: int = Field(default=8, ge=1, le=8)
     """Questions in one pass over the index."""
     seconds: float = Field(default=300.0, gt=0, le=86_400)

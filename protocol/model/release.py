@@ -8,6 +8,8 @@
 The id is the first 16 hex digits of SHA-256 over the settings and the weights' own hash. The
 same training from the same seed gives the same id, whenever and wherever it ran; embeddings of
 two sides compare exactly when their ids are equal.
+
+torch is loaded by those who build a model: the coordinator's directory reads manifests without it.
 """
 
 import hashlib
@@ -20,16 +22,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from typing import TYPE_CHECKING, Any
 
 from protocol.errors import BlindsightError, MalformedMessage, StorageError
 from protocol.files import sync_folder
 from protocol.model.tower_settings import TowerSettings
-from protocol.model.towers import TwoTowers
+
+if TYPE_CHECKING:
+    from protocol.model.towers import TwoTowers
 
 FORMAT = 2
 MANIFEST, MODEL, TOKENIZER = "manifest.json", "model.safetensors", "tokenizer.json"
@@ -52,7 +52,7 @@ class Release:
     metrics: Mapping[str, float]
     created: str
 
-    def load(self) -> TwoTowers:
+    def load(self) -> "TwoTowers":
         """Rebuilds the model. Raises StorageError when the files are not those released."""
         return self.parse(read_file(self.path / MODEL, self.size, self.sha256), self.tokenizer())
 
@@ -63,8 +63,14 @@ class Release:
         path = self.path / TOKENIZER
         return read_file(path, None, self.settings.tokenizer, TOKENIZER_BYTES).decode()
 
-    def parse(self, weights: bytes, tokenizer: str = "") -> TwoTowers:
+    def parse(self, weights: bytes, tokenizer: str = "") -> "TwoTowers":
         """As ``load``, from the bytes of model.safetensors, whose hash has been checked."""
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        from protocol.model.towers import TwoTowers
+
         # Shapes alone at first: settings may claim far more memory than there are weights.
         try:
             with torch.device("meta"):
@@ -94,12 +100,14 @@ class Release:
         return model.eval()
 
 
-def write_release(root: Path, model: TwoTowers, metrics: Mapping[str, float]) -> Release:
+def write_release(root: Path, model: "TwoTowers", metrics: Mapping[str, float]) -> Release:
     """Writes ``root/<release_id>`` in one step and returns it.
 
     A release of the same id that is there already and passes its checks is kept as it is.
     ``metrics`` are finite numbers under plain names. Raises StorageError when the disk refuses.
     """
+    from safetensors.torch import save
+
     weights = save({name: value.contiguous() for name, value in model.state_dict().items()})
     tokenizer = getattr(model.tokenizer, "text", "").encode()
     sha256 = hashlib.sha256(weights).hexdigest()

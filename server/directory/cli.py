@@ -1,4 +1,4 @@
-"""The coordinator's command for directory and relay."""
+"""The coordinator's command for directory, relay and releases."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ def serve(
     home: Annotated[Path, typer.Option(help="The coordinator's folder.")],
     as_json: AsJson = False,
 ) -> Outcome:
-    """Run the directory of institutions and the relay until stopped; one JSON line when ready."""
+    """Run directory, relay and releases until stopped; one JSON line when ready."""
     from server.deployment.place import Place
     from server.directory.process import run
 

@@ -1,4 +1,4 @@
-"""Directory and relay as a coordinator's process: ``python -m server.directory.process HOME``."""
+"""Directory, relay and releases as a process: ``python -m server.directory.process HOME``."""
 
 import asyncio
 import json
@@ -41,6 +41,7 @@ def run(place: Place) -> None:
             place.roster,
             place.state / "offers.json",
             endpoint(settings.listen, settings.directory_port),
+            releases=place.releases,
         )
 
     asyncio.run(serve(make, lambda at: print(json.dumps({"address": at}), flush=True)))

@@ -1,4 +1,4 @@
-"""Runs directory and relay until told to stop: gRPC over mutual TLS, one thread, no locks."""
+"""Runs directory, relay and releases until told to stop: gRPC over mutual TLS, no locks."""
 
 import asyncio
 import signal
@@ -19,6 +19,7 @@ from protocol.errors import ServiceError
 from server.directory.directory import DirectoryServicer
 from server.directory.offers import OfferBook
 from server.directory.relay import RelayServicer
+from server.directory.releases import ReleasesServicer
 from server.directory.settings import Limits
 
 _GRACE_SECONDS = 2.0
@@ -28,7 +29,7 @@ _OTHER_CALLS = 4096 + 256
 
 
 class CoordinatorService:
-    """Directory, relay and health on one address. Use within one event loop."""
+    """Directory, relay, releases and health on one address. Use within one event loop."""
 
     def __init__(
         self,
@@ -37,16 +38,18 @@ class CoordinatorService:
         offers: Path,
         address: str,
         limits: Limits | None = None,
+        releases: Path | None = None,
     ) -> None:
         """Read roster and offers, bind ``address`` (host:port, port 0 for any that is free).
 
+        ``releases`` is the folder of signed releases; without one none are handed out.
         Raises UsageError, MalformedMessage, StorageError, ServiceError for a port that is taken.
         """
         limits = limits or Limits()
         admission = Admission(Certificate.load(credentials.authority), roster)
         book = OfferBook(offers, limits.offer_seconds)
         self._server = grpc.aio.server(
-            maximum_concurrent_rpcs=2 * limits.calls + _OTHER_CALLS,
+            maximum_concurrent_rpcs=2 * limits.calls + limits.fetches + _OTHER_CALLS,
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
@@ -65,6 +68,9 @@ class CoordinatorService:
         directory = DirectoryServicer(book, admission, limits.offer_seconds)
         rpc.add_DirectoryServicer_to_server(directory, self._server)
         rpc.add_RelayServicer_to_server(RelayServicer(admission, limits), self._server)
+        if releases is not None:
+            servicer = ReleasesServicer(releases, admission, limits)
+            rpc.add_ReleasesServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), self._server)
         host = address.rpartition(":")[0]
         try:

@@ -1,4 +1,4 @@
-"""What the coordinator's directory and relay allow at once, and how long they wait."""
+"""What the coordinator's directory, relay and releases allow at once, and how long they wait."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,9 @@ class Limits:
     accept_seconds: float = 10.0
     """So long an institution may take to come for a call."""
     idle_seconds: float = 120.0
-    """So long a call may carry nothing."""
+    """So long a call may carry nothing, and a reader of a release read nothing."""
     offer_seconds: float = 900.0
     """So long an offer stands that is not renewed."""
+    fetches: int = 32
+    fetches_of_member: int = 2
+    """Each holds at most a piece and a window here, some 1 MB."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from client.institution.index_cli import GoalOption
+from client.institution.index_flags import GoalOption
 from protocol.terminal import AsJson, Outcome, command
 from simulations.options import TRAINING_FLAGS, with_flags
 
@@ -71,7 +71,7 @@ def load(
     items: Annotated[int, typer.Option(min=1, help="Vectors in the index.")] = 20_000,
     dim: Annotated[int, typer.Option(min=1, help="Coordinates of a vector.")] = 256,
     searchers: Annotated[int, typer.Option(min=2, max=32, help="Who ask at once.")] = 8,
-    seconds: Annotated[float, typer.Option(min=1, help="How long; twice a third more.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long; the two comparisons take a tenth of it each.")] = 60.0,
     preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads for scoring.")] = 2,
     as_json: AsJson = False,
@@ -80,6 +80,32 @@ def load(
     from simulations.bench.load import LoadBench
 
     return LoadBench(items, dim, searchers, seconds, preset, threads).run()
+
+
+@app.command()
+@command
+def search(
+    institutions: Annotated[int, typer.Option(min=1, max=16, help="How many.")] = 3,
+    items: Annotated[int, typer.Option(min=1, help="Pictures at each.")] = 5000,
+    drawings: Annotated[
+        int, typer.Option(min=1, help="Scenes to draw; each stands for many pictures.")
+    ] = 300,
+    dim: Annotated[int, typer.Option(min=1, help="Coordinates of a vector.")] = 128,
+    queries: Annotated[int, typer.Option(min=1, help="Searches, after one to warm up.")] = 20,
+    fresh: Annotated[int, typer.Option(min=1, help="Searches in fresh processes.")] = 5,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=100, help="How many pictures.")] = 10,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of each service.")] = 1,
+    preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
+    release: Annotated[
+        Path | None, typer.Option(help="A model release. (default: small towers, untrained)")
+    ] = None,
+    as_json: AsJson = False,
+) -> Outcome:
+    """Measure a whole search with real services: from the call to the pictures, beside FAISS."""
+    from simulations.bench.search import SearchBench
+
+    bench = SearchBench(institutions, items, drawings, dim, queries, fresh, k, threads, preset)
+    return bench.run(release)
 
 
 @app.command()

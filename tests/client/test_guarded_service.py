@@ -12,12 +12,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives import hashes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
@@ -31,6 +33,7 @@ from client.searcher.traffic import Traffic
 from protocol.audit import AuditLog
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
+from protocol.certificates import Certificate
 from protocol.credentials import Credentials
 from protocol.errors import (
     BlindsightError,
@@ -229,8 +232,36 @@ def test_the_revoked_and_the_policy_count_without_a_restart(served: tuple) -> No
     assert [one["code"] for one in clinic.audit() if one["event"] == "refused"] == [
         "not_admitted",
         "policy",
-        "policy",
     ]
+    [again] = [one for one in clinic.audit() if one["event"] == "refused-again"]
+    assert (again["searcher"], again["code"], again["count"]) == ("ben", "policy", 1)
+
+
+def test_what_is_no_message_costs_a_refusal_and_not_the_connection(served: tuple) -> None:
+    clinic, _ = served
+    with grpc.secure_channel(clinic.address, clinic.credentials("anna").for_client()) as channel:
+        for verb in ("Describe", "Score", "Screen", "Fetch"):
+            call = channel.unary_unary(f"/blindsight.v1.Retrieval/{verb}")
+            for _ in range(60):
+                with pytest.raises(grpc.RpcError) as caught:
+                    call(b"\xff\xff", timeout=10)
+                assert caught.value.code().name == "INVALID_ARGUMENT"
+        assert rpc.RetrievalStub(channel).Describe(pb.DescribeRequest(), timeout=10).items == 300
+
+
+def test_who_is_refused_on_and_on_does_not_fill_the_log(served: tuple) -> None:
+    clinic, service = served
+    clinic.write_roster("anna")
+    anna = clinic.connect()
+    for _ in range(300):
+        with pytest.raises(NotAdmitted):
+            anna.describe(RELEASE)
+    service._exits.close()
+    first, again = clinic.audit()
+    assert (first["event"], again["event"], again["count"]) == ("refused", "refused-again", 299)
+    known = clinic.credentials("anna").certificate
+    digest = Certificate.load(known).parsed.fingerprint(hashes.SHA256()).hex()
+    assert first["certificate"] == again["certificate"] == digest[:16]
 
 
 def test_a_service_does_not_start_with_a_policy_that_it_cannot_read(clinic: Clinic) -> None:
@@ -406,6 +437,42 @@ def test_nothing_is_answered_below_tls_1_3(served: tuple, version: ssl.TLSVersio
             found += more
     assert (RELEASE.encode() in found) == (version == ssl.TLSVersion.TLSv1_3)
     assert (b"expected a connection over TLS 1.3" in found) == (version == ssl.TLSVersion.TLSv1_2)
+
+
+def closed(one: socket.socket, seconds: float) -> bool:
+    """Whether the other side closes it within ``seconds``."""
+    one.settimeout(seconds)
+    try:
+        while one.recv(4096):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def test_half_open_connections_are_limited_and_end(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.institution.service._HANDSHAKE_MS", 3000)
+    with Service(clinic.settings(connections=20)) as service, ExitStack() as stack:
+        clinic.address = service.address
+        remote = clinic.connect()
+        ask(remote)
+        host, port = clinic.address.split(":")
+        since = time.monotonic()
+        idle = [
+            stack.enter_context(socket.create_connection((host, int(port)), 10)) for _ in range(60)
+        ]
+        with ThreadPoolExecutor(60) as pool:
+            at_once = list(pool.map(closed, idle, [1.5] * 60))
+        assert 38 <= at_once.count(True) <= 45, "what is beyond the limit is closed as it comes"
+        ask(remote)
+        with ThreadPoolExecutor(60) as pool:
+            assert all(pool.map(closed, idle, [10.0] * 60)), "and the others without a handshake"
+        assert 2 < time.monotonic() - since < 9
+        ask(clinic.connect("ben"))
 
 
 def anonymous_bytes(pid: int) -> int:

@@ -22,7 +22,8 @@ from protocol.plan import Costs, best, plans
 
 ROOT = Path(__file__).parents[2]
 RELEASE = "0123456789abcdef"
-FILES = ["embeddings.faiss", "items.sqlite", "manifest.json", "packed-000000.bin"]
+FILES = ["embeddings-000000.faiss", "embeddings.sha256", "manifest.json", "packed-000000.bin"]
+ITEMS = "items-000001.sqlite"
 
 
 def unit_vectors(count: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
@@ -54,8 +55,8 @@ def test_what_was_built_can_be_searched(tmp_path: Path) -> None:
 
 def test_nobody_else_can_read_it(tmp_path: Path) -> None:
     build(tmp_path)
-    for name in FILES:
-        mode = (tmp_path / "epoch-000001" / name).stat().st_mode
+    for name in (ITEMS, *(f"epoch-000001/{name}" for name in FILES)):
+        mode = (tmp_path / name).stat().st_mode
         assert mode & 0o777 == 0o600, name
 
 
@@ -103,7 +104,9 @@ def test_a_crash_while_building_leaves_the_old_epoch(tmp_path: Path) -> None:
         build_index(root, RELEASE, rows, some_pairs(30), progress=crash)
     assert Index(root).manifest.epoch == 1
     build(root)  # what was left of the interrupted build is used or replaced
-    assert names(root) == ["building.lock", "current", "epoch-000002"], "nobody reads the old one"
+    assert names(root) == ["building.lock", "current", "epoch-000002", "items-000002.sqlite"], (
+        "nobody reads the old one"
+    )
     assert names(root / "epoch-000002") == FILES
     assert Index(root).manifest.epoch == 2
     Index(root).verify()
@@ -139,7 +142,7 @@ build_index(Path(sys.argv[1]), {RELEASE!r}, rows, pairs, progress=progress)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(killed.stdout.split()) == 3
     assert Index(root).manifest.epoch == 1
-    for name in (".embeddings.faiss.x7", "items.sqlite-journal", "packed.bin", "manifest.json"):
+    for name in (".embeddings-000000.faiss.x7", "embeddings.faiss", "packed.bin", "manifest.json"):
         (root / "building-000002" / name).write_text("of a build that was killed")
 
     packed = {path.name: path.stat().st_ino for path in (root / "building-000002").glob("packed-*")}
@@ -153,8 +156,8 @@ build_index(Path(sys.argv[1]), {RELEASE!r}, rows, pairs, progress=progress)
     ]
     assert len(kept) == 3, "what was packed is not packed again"
     assert not set(names(index.folder)) & {
-        ".embeddings.faiss.x7",
-        "items.sqlite-journal",
+        ".embeddings-000000.faiss.x7",
+        "embeddings.faiss",
         "packed.bin",
     }
     assert np.array_equal(index.embeddings(), rows)
@@ -167,7 +170,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     rows = np.full((30, 8), 2, np.float32)
     with pytest.raises(UsageError, match="norm 1 at most"):
         build_index(root, RELEASE, rows, some_pairs(30))
-    assert names(root) == ["building.lock", "current", "epoch-000001"]
+    assert names(root) == ["building.lock", "current", "epoch-000001", ITEMS]
     assert Index(root).manifest.epoch == 1
 
 
@@ -182,7 +185,7 @@ def test_a_second_build_is_refused_while_the_first_one_runs(tmp_path: Path) -> N
 
     build_index(root, RELEASE, rows, pairs, progress=build_another).verify()
     assert refused and "Wait" in refused[0]
-    assert names(root) == ["building.lock", "current", "epoch-000001"]
+    assert names(root) == ["building.lock", "current", "epoch-000001", ITEMS]
 
 
 def test_a_full_disk_is_said_and_leaves_the_old_epoch(tmp_path: Path) -> None:
@@ -198,7 +201,7 @@ from client.institution.index_writer import build_index
 from client.institution.pairs import Pair
 from protocol.errors import StorageError
 rows = np.eye(8, dtype=np.float32)[np.arange(2000) % 8]
-pairs = [Pair(f"{{i}}.png", ("c" * 40,)) for i in range(len(rows))]
+pairs = [Pair(f"{{i}}.png", ("c",)) for i in range(len(rows))]
 for limit in (50_000, 100_000, 190_000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
@@ -211,18 +214,22 @@ for limit in (50_000, 100_000, 190_000):
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert len(said) == 3
-    for line, name in zip(said, FILES[:1] + FILES[1:2] + FILES[3:], strict=True):
-        assert f"building-000002/{name} cannot be written" in line
-    assert names(root) == ["building.lock", "current", "epoch-000001"]
+    epoch = "building-000002"
+    where = [f"{epoch}/{FILES[0]}", "items-000002.sqlite", f"{epoch}/{FILES[3]}"]
+    for line, name in zip(said, where, strict=True):
+        assert f"{name} cannot be written" in line
+    assert names(root) == ["building.lock", "current", "epoch-000001", ITEMS]
     build(root).verify()
 
 
-@pytest.mark.parametrize("name", ["embeddings.faiss", "items.sqlite", "packed-000000.bin"])
-def test_damage_is_found(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "place"), [(FILES[0], -20), (FILES[1], -20), (FILES[3], -20), (ITEMS, b"c2")]
+)
+def test_damage_is_found(tmp_path: Path, name: str, place: int | bytes) -> None:
     index = build(tmp_path / "index")
-    path = tmp_path / "index" / "epoch-000001" / name
+    path = (tmp_path / "index" if name == ITEMS else index.folder) / name
     whole = bytearray(path.read_bytes())
-    whole[-20] ^= 4
+    whole[place if isinstance(place, int) else whole.index(place)] ^= 4
     path.write_bytes(whole)
     with pytest.raises(StorageError, match="damaged"):
         index.verify()
@@ -251,7 +258,7 @@ def test_the_embeddings_are_kept_as_faiss_keeps_them(tmp_path: Path) -> None:
     store = faiss.IndexFlatIP(24)
     store.add(rows)
     faiss.write_index(store, str(tmp_path / "by.faiss"))
-    ours = tmp_path / "index" / "epoch-000001" / "embeddings.faiss"
+    ours = tmp_path / "index" / "epoch-000001" / "embeddings-000000.faiss"
     assert ours.read_bytes() == (tmp_path / "by.faiss").read_bytes()
     question = unit_vectors(3, 24, seed=5)
     for got, expected in zip(
@@ -299,9 +306,9 @@ def test_embeddings_that_faiss_cannot_read_are_refused(
     tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     index = build(tmp_path)
-    path = tmp_path / "epoch-000001" / "embeddings.faiss"
+    path = tmp_path / "epoch-000001" / "embeddings-000000.faiss"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(StorageError, match=r"embeddings\.faiss") as caught:
+    with pytest.raises(StorageError, match=r"embeddings-000000\.faiss") as caught:
         index.embedding(0)
     assert "Build it again" in caught.value.hint
 
@@ -316,11 +323,13 @@ def test_items_are_read_wherever_the_index_lies(tmp_path: Path, name: str) -> No
 
 
 def test_items_that_cannot_be_read_are_said(tmp_path: Path) -> None:
-    index, path = build(tmp_path), tmp_path / "epoch-000001" / "items.sqlite"
-    with pytest.raises(StorageError, match=r"items\.sqlite has no item at position 30"):
+    index, path = build(tmp_path), tmp_path / ITEMS
+    with pytest.raises(StorageError, match=r"items-000001\.sqlite has no item at position 30"):
         index.items([2, 30])
     path.write_bytes(b"no database" * 500)
-    with pytest.raises(StorageError, match=r"items\.sqlite cannot be read: .*not a database"):
+    with pytest.raises(
+        StorageError, match=r"items-000001\.sqlite cannot be read: .*not a database"
+    ):
         index.items([0])
     path.unlink()
     with pytest.raises(StorageError, match="unable to open") as caught:
@@ -342,7 +351,7 @@ def test_items_that_cannot_be_read_are_said(tmp_path: Path) -> None:
         ({"release_id": None}, "release_id Input should be a valid string"),
         ({"more": 1}, "more Extra inputs are not permitted"),
         ({"checksums": []}, "checksums Input should be"),
-        ({"checksums": {"packed": "0"}}, "of embeddings.faiss, items.sqlite, packed expected"),
+        ({"checksums": {"packed": "0"}}, "of embeddings, items, packed expected"),
         ({"release_id": "x" * 100_000}, "at most 65,536 bytes"),
     ],
     ids=lambda one: str(one)[:20],

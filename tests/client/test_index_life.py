@@ -1,5 +1,6 @@
 """An index that changes: what is in it is what was put in, whatever happens in between."""
 
+import json
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from typer.testing import CliRunner
 
 from client.institution.index import Index
 from client.institution.index_writer import IndexWriter, build_index
@@ -26,6 +28,7 @@ from client.institution.own_search import own_search
 from client.institution.pairs import Pair, write_pairs
 from client.institution.placement import place
 from protocol.errors import DataError, ReleaseMismatch, StorageError, UsageError
+from simulations.cli import app
 
 ROOT = Path(__file__).parents[2]
 RELEASE = "0123456789abcdef"
@@ -96,6 +99,10 @@ def test_adding_packs_only_what_it_touches(tmp_path: Path) -> None:
     packed = [name for name in segments if not (old.folder / name).exists()
               or not (new.folder / name).samefile(old.folder / name)]  # fmt: skip
     assert len(segments) == 40 and packed == segments[-1:]
+    kept = [path.samefile(old.folder / path.name) for path in new.folder.glob("embeddings-*.faiss")]
+    assert kept.count(False) == 1 and len(kept) == 3
+    table = [path.name for path in tmp_path.glob("items-*")]
+    assert table == ["items-000001.sqlite"], "rows of a change lie beside those of before"
     new.verify()
 
 
@@ -174,11 +181,14 @@ def test_what_is_damaged_is_made_anew(tmp_path: Path, name: str) -> None:
 
 
 def test_embeddings_that_are_damaged_are_not_packed(tmp_path: Path) -> None:
-    path = built(tmp_path, 30).folder / "embeddings.faiss"
+    path = built(tmp_path, 30).folder / "embeddings-000000.faiss"
     damaged = bytearray(path.read_bytes())
     damaged[-9] ^= 1
     path.write_bytes(damaged)
-    with IndexWriter(tmp_path) as writer, pytest.raises(StorageError, match=r"embeddings\.faiss"):
+    with (
+        IndexWriter(tmp_path) as writer,
+        pytest.raises(StorageError, match=r"embeddings-000000\.faiss"),
+    ):
         writer.repair()
 
 
@@ -298,6 +308,44 @@ def test_rights_of_items_come_from_the_metadata(tmp_path: Path) -> None:
         home.folder.update(embedder)
 
 
+def test_rights_by_command_hold_until_the_command_says_otherwise(tmp_path: Path) -> None:
+    home, embedder = Home(tmp_path, 4), MeanColour()
+    home.pairs["1.png"] = Pair("1.png", ("one",), release=frozenset({"caption", "id"}))
+    home.write()
+    home.folder.build(embedder)
+
+    def said(*flags: str) -> dict[str, object]:
+        command = ["index", "rights", *flags, "--index", str(home.root), "--json"]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)["data"]  # type: ignore[no-any-return]
+
+    said("1.png", "2.png", "--release", "thumbnail,caption")
+    assert said("3.png", "--release", "none")["changed"] == 1
+    counts = {"policy": 1, "caption": 1, "caption,thumbnail": 1, "none": 1}
+    assert said()["rights"] == counts
+    one = Index(home.root).items([1])[0]
+    assert one.may_leave_as("caption") and not one.may_leave_as("id")
+    assert not one.may_leave_as("thumbnail"), "the collection's own word still bounds it"
+    # The picture shows something else, then everything is embedded anew, then built.
+    home.draw("3.png", (9, 9, 9))
+    home.pairs["1.png"] = Pair("1.png", ("one",))
+    home.write()
+    home.folder.update(embedder)
+    # The collection's word on 1.png went with its line: what the command said of it is left.
+    assert said()["rights"] == {"policy": 1, "caption,thumbnail": 2, "none": 1}
+    other = MeanColour()
+    other.release_id = "f" * 16
+    home.folder.update(other).index.verify()
+    home.folder.build(other)
+    assert not Index(home.root).items([3])[0].may_leave_as("thumbnail")
+    assert said("3.png", "1.png", "--release", "policy")["changed"] == 2
+    assert Index(home.root).items([3])[0].may_leave_as("thumbnail")
+    for flags in (["9.png", "--release", "none"], ["1.png", "--release", "all"], ["1.png"]):
+        command = ["index", "rights", *flags, "--index", str(home.root)]
+        assert CliRunner().invoke(app, command).exit_code != 0
+
+
 def test_only_named_images_are_added(tmp_path: Path) -> None:
     home, embedder = Home(tmp_path, 3), MeanColour()
     home.folder.build(embedder)
@@ -335,6 +383,21 @@ def test_another_release_is_switched_to_when_all_of_it_is_there(tmp_path: Path) 
     assert new.images == 300 and not old.is_current
     with pytest.raises(ReleaseMismatch):
         own_search(home.root, embedder, "red", 3)
+
+
+def test_embeddings_of_two_precisions_are_not_mixed(tmp_path: Path) -> None:
+    home, small, embedder = Home(tmp_path, 20), MeanColour(), MeanColour()
+    small.precision = "int8"
+    assert home.folder.build(small).index.manifest.precision == "int8"
+    home.draw("new.png", (1, 2, 3))
+    home.write()
+    with pytest.raises(UsageError, match="embedded in int8, this is float32"):
+        home.folder.add(embedder)
+    home.folder.add(small)
+    report = home.folder.update(embedder)
+    assert (report.index.manifest.precision, embedder.images) == ("float32", 21)
+    home.folder.update(embedder)
+    assert embedder.images == 21
 
 
 def test_own_search_finds_by_sentence_and_by_image(tmp_path: Path) -> None:
@@ -447,8 +510,10 @@ def test_no_kill_loses_or_repeats_an_item(tmp_path: Path) -> None:
         index.close()
     with IndexWriter(root) as writer:
         writer.change([next(iter(names))]).verify()
+    index = Index(root)
+    items = f"items-{index.manifest.items_since:06d}.sqlite"
     left = sorted(path.name for path in root.iterdir())
-    assert left == ["building.lock", "current", Index(root).folder.name]
+    assert left == ["building.lock", "current", index.folder.name, items]
 
 
 def in_another_process(script: str, *arguments: object) -> str:
@@ -503,7 +568,7 @@ def test_what_a_killed_switch_left_is_deleted(tmp_path: Path) -> None:
     with IndexWriter(tmp_path) as writer:
         assert writer.change(["3.png"]).manifest.epoch == 3
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["building.lock", "current", "epoch-000003"]
+    assert left == ["building.lock", "current", "epoch-000003", "items-000001.sqlite"]
 
 
 def test_clocks_do_not_matter(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from client.institution.packed import PackedIndex, write_packed
+from client.institution.predecessor import Predecessor
 from client.institution.segments import (
     PackedSegments,
     damaged_segments,
@@ -32,7 +33,8 @@ def layout_of(rows: NDArray[np.float32]) -> Layout:
 
 def write(folder: Path, rows: NDArray[np.float32], old: Path | None = None) -> int:
     folder.mkdir(exist_ok=True)
-    return write_segments(folder, layout_of(rows), rows, old)
+    before = Predecessor(old, ITEMS) if old else None
+    return write_segments(folder, layout_of(rows), rows, before)
 
 
 def test_segments_read_as_one_file_does(tmp_path: Path) -> None:
@@ -90,6 +92,8 @@ def test_damaged_segments_are_not_shared(tmp_path: Path) -> None:
     write(tmp_path / "old", rows)
     (tmp_path / "new").mkdir()
     names = [segment_paths(tmp_path / "old", layout_of(rows))[1].name]
-    write_segments(tmp_path / "new", layout_of(rows), rows, tmp_path / "old", damaged=names)
+    for touched in (None, ()):
+        old = Predecessor(tmp_path / "old", ITEMS, touched, names)
+        write_segments(tmp_path / "new", layout_of(rows), rows, old)
     for path in segment_paths(tmp_path / "new", layout_of(rows)):
         assert path.samefile(tmp_path / "old" / path.name) == (path.name not in names)

@@ -224,7 +224,7 @@ def test_a_missing_picture_costs_itself_alone(served: list) -> None:
 
 def test_what_goes_wrong_inside_stays_inside(served: list) -> None:
     one = served[1]
-    items = one.settings.index / "epoch-000001" / "items.sqlite"
+    items = one.settings.index / "items-000001.sqlite"
     items.rename(items.with_suffix(".away"))
     remote, described = one.asked()
     with pytest.raises(ServiceError) as caught:

@@ -1,6 +1,7 @@
 """``make fuzz``: every target for its share of the time, guided by coverage (atheris, libFuzzer).
 
-``python -m tests.fuzz NAME FILE`` repeats one input, without atheris.
+``python -m tests.fuzz NAME FILE`` repeats one input, without atheris; ``--port`` attacks the real
+port of a real service instead, also without.
 """
 
 import argparse
@@ -32,7 +33,15 @@ def main() -> int:
     parser.add_argument("name", nargs="?", choices=TARGETS, help="one target, else all")
     parser.add_argument("file", nargs="?", type=Path, help="repeat this input alone")
     parser.add_argument("--seconds", type=float, default=60, help="for all targets together")
+    parser.add_argument("--port", action="store_true", help="attack the port of a real service")
+    parser.add_argument("--messages", type=int, default=1_000_000, help="with --port: at most")
     asked = parser.parse_args()
+    if asked.port:
+        from tests.fuzz.port import fuzz_port
+
+        found = fuzz_port(asked.seconds, asked.messages)
+        print(found)
+        return int(bool(found.broken))
     if asked.file:
         taken = check(TARGETS[asked.name], asked.file.read_bytes())
         print("taken" if taken else "refused, as it should be")

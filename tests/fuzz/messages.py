@@ -31,6 +31,7 @@ LAYOUT = Layout(FAST, 8, 128, 100)
 SERVED = IndexDescription("museum", "0123456789abcdef", 7, LAYOUT)
 GRANT = Grant(bytes(32), b"sixteen letters!")
 QUESTION = np.full(8, 0.3, np.float32)
+_JPEG = b"\xff\xd8\xff"
 _WIRE = (wire, handles, packing, params, scheme)
 
 
@@ -188,13 +189,13 @@ def fetch_answer(data: bytes) -> None:
 
 def fetch_answer_seeds() -> Sequence[bytes]:
     items = [pb.ReleasedItem(position=i, caption="a") for i in range(LAYOUT.items)]
-    items[3].thumbnail = bytes(1000)
+    items[3].thumbnail = _JPEG + bytes(1000)
     return [pb.FetchResponse(items=items, items_left=7).SerializeToString()]
 
 
 def fetch_answers_that_are_long() -> Sequence[bytes]:
     items = [pb.ReleasedItem(position=i) for i in range(LAYOUT.items)]
-    items[3].thumbnail, items[4].caption = bytes(3 << 20), "é" * (1 << 20)
+    items[3].thumbnail, items[4].caption = _JPEG + bytes(3 << 20), "é" * (1 << 20)
     many = [pb.ReleasedItem()] * (1 << 20)
     return [pb.FetchResponse(items=one).SerializeToString() for one in (items, many)]
 

@@ -1,6 +1,6 @@
 """All targets, by name."""
 
-from tests.fuzz import compression, dicom, files, messages, models, pairs, provisioning
+from tests.fuzz import compression, dicom, files, messages, models, pairs, provisioning, releases
 
 TARGETS = {
     **messages.TARGETS,
@@ -10,4 +10,5 @@ TARGETS = {
     **models.TARGETS,
     **compression.TARGETS,
     **provisioning.TARGETS,
+    **releases.TARGETS,
 }

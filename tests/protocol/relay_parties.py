@@ -67,7 +67,7 @@ class Lab:
     def coordinator(
         self, limits: Limits | None = None, address: str = "127.0.0.1:0"
     ) -> Iterator[str]:
-        """Directory and relay; yields their address."""
+        """Directory, relay and releases; yields their address."""
         ready, loop_ready = threading.Event(), threading.Event()
         found: dict[str, str] = {}
         loop = asyncio.new_event_loop()
@@ -85,6 +85,7 @@ class Lab:
                 self.root / "offers.json",
                 address,
                 limits,
+                self.root / "releases",
             )
             await service.run(stop, on_ready)
 

@@ -40,6 +40,7 @@ def shape(file: FileDescriptor) -> dict[str, Any]:
             str(field.number): " ".join(
                 [
                     *(["repeated"] if field.is_repeated else []),
+                    *(["optional"] if field.has_presence and not field.message_type else []),
                     field.message_type.name if field.message_type else TYPES[field.type],
                     field.name,
                 ]

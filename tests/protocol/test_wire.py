@@ -29,13 +29,16 @@ from protocol.params import FAST, PRIVATE, Preset
 from protocol.scheme import EncryptedScores, Seeded
 from protocol.wire import (
     MAX_ITEMS,
+    MAX_LEFT,
     MAX_POSITIONS,
     IndexDescription,
     parse_fetch_request,
+    parse_left,
     parse_score_request,
     parse_score_response,
     score_request,
     score_response,
+    tell_left,
 )
 
 N = 4096
@@ -583,3 +586,18 @@ def test_any_positions_are_taken_exactly_when_they_are_good(positions: list[int]
     )
     data = fetch_request(positions).SerializeToString()
     assert refused(parsed_fetch, data) is not good
+
+
+@quick
+@given(st.none() | st.integers(0, 2**32 - 1), st.sampled_from([pb.ScoreResponse, pb.FetchResponse]))
+def test_what_is_left_of_a_day_is_told_or_absent(
+    left: int | None, kind: type[pb.ScoreResponse] | type[pb.FetchResponse]
+) -> None:
+    told = kind()
+    tell_left(told, left)
+    found = kind.FromString(told.SerializeToString())
+    assert parse_left(found) == (None if left is None else min(left, MAX_LEFT))
+    if left is not None and left > MAX_LEFT:
+        claimed = kind(**{"questions_left" if kind is pb.ScoreResponse else "items_left": left})
+        with pytest.raises(MalformedMessage, match="left of a day's budget"):
+            parse_left(claimed)

@@ -7,7 +7,7 @@ from typing import Self
 from client.institution.provisioning.home import InstitutionFolder
 from client.institution.provisioning.settings import InstitutionSettings
 from protocol.errors import UsageError
-from protocol.hosts import parse_endpoint
+from protocol.hosts import endpoint, parse_endpoint
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Place(InstitutionFolder):
     def coordinator(self) -> tuple[str, int]:
         """Host and port."""
         return parse_endpoint(self.institution.coordinator)
+
+    @property
+    def directory(self) -> str:
+        """HOST:PORT of the coordinator's directory, relay and releases."""
+        return endpoint(self.coordinator[0], self.institution.directory_port)
 
     @property
     def data(self) -> Path:

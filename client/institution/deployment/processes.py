@@ -11,6 +11,7 @@ from pathlib import Path
 
 from client.institution import reach
 from client.institution.deployment.place import Place
+from client.institution.deployment.releases import check_served
 from protocol import flower
 from protocol.child import Program
 from protocol.errors import UsageError
@@ -33,11 +34,13 @@ _MEANINGS = (
 def up(place: Place, on_ready: Callable[[], None]) -> None:
     """Run them until SIGTERM or Ctrl-C. The coordinator may come later, go and come again.
 
-    Raises ServiceError for a port that is taken, UsageError for a folder that is not there.
+    Raises ServiceError for a port that is taken, UsageError for a folder that is not there,
+    PolicyError for an index of a release that the federation has not signed.
     """
     require_none(place.state)
     if not place.data.is_dir():
         raise UsageError(f"{place.data}: there is no such folder", "See data in institution.toml.")
+    check_served(place)
     hint = "End what uses it, or change the port in institution.toml."
     require_free("127.0.0.1", place.institution.node_port, "the node", hint)
     if place.index is not None:

@@ -21,6 +21,11 @@ class InstitutionFolder(Home):
         return self.root / "policy.toml"
 
     @property
+    def releases(self) -> Path:
+        """The models that came from the coordinator, each in a folder of its id."""
+        return self.root / "releases"
+
+    @property
     def unit(self) -> Path:
         """The systemd unit."""
         return self.root / "units/blindsight-institution.service"

@@ -34,6 +34,7 @@ def examine_institution(root: Path) -> list[Check]:
         *checks,
         *check_coordinator(home.credentials.authority, host, port),
         _check_data(root / settings.data, home.settings),
+        *_check_index(root),
         *check_ports(home, "127.0.0.1", ("the training node", settings.node_port)),
         *check_ports(home, settings.service_host, ("the search service", settings.service_port)),
     ]
@@ -47,6 +48,20 @@ def _check_policy(home: InstitutionFolder) -> Check:
     except BlindsightError as error:
         return refused("policy", error)
     return Check("policy", str(home.policy))
+
+
+def _check_index(root: Path) -> list[Check]:
+    """Whether what will be searched was made with a release that the federation has signed."""
+    from client.institution.deployment.place import Place
+    from client.institution.deployment.releases import check_served, indexed_release
+
+    try:
+        place = Place.open(root)
+        check_served(place)
+        release_id = indexed_release(place)
+    except BlindsightError as error:
+        return [refused("index", error)]
+    return [Check("index", f"of release {release_id}, signed")] if release_id else []
 
 
 def _check_data(data: Path, settings: Path) -> Check:

@@ -24,7 +24,7 @@ class _Entry:
     event: str
     facts: dict[str, Fact]
     charge: Charge | None = None
-    done: "Future[bool]" = field(default_factory=Future)
+    done: "Future[int | None]" = field(default_factory=Future)
 
 
 class Books:
@@ -37,8 +37,10 @@ class Books:
         self._thread = Thread(target=self._keep, name="books")
         self._thread.start()
 
-    def charge(self, charge: Charge, event: str, **facts: Fact) -> bool:
-        """Charge and note; return whether the budget had room, once that is on disk.
+    def charge(self, charge: Charge, event: str, **facts: Fact) -> int | None:
+        """Charge and note; return what is left of the budget once that is on disk.
+
+        None where it had no room for the charge.
 
         Raises StorageError if either cannot be written: then nothing may be answered.
         """
@@ -84,17 +86,19 @@ class Books:
             charges = [one.charge for one in together if one.charge is not None]
             today = int(time.time() // DAY_SECONDS)
             charged = iter(self._ledger.charge(charges, today)) if charges else iter(())
-            decided = [one.charge is None or next(charged) for one in together]
-            self._audit.record_all(
-                [
-                    (one.event, one.facts | ({"allowed": allowed} if one.charge else {}))
-                    for one, allowed in zip(together, decided, strict=True)
-                ]
-            )
+            left = [next(charged) if one.charge else None for one in together]
+            # A charge without room is a refusal: whoever refuses notes it, once for many.
+            noted = [
+                (one.event, one.facts | ({"allowed": True} if one.charge else {}))
+                for one, some in zip(together, left, strict=True)
+                if one.charge is None or some is not None
+            ]
+            if noted:
+                self._audit.record_all(noted)
         except BaseException as error:  # whatever it was, those who wait are told
             known = error if isinstance(error, BlindsightError) else StorageError(str(error))
             for one in together:
                 one.done.set_exception(known)
             return
-        for one, allowed in zip(together, decided, strict=True):
-            one.done.set_result(allowed)
+        for one, some in zip(together, left, strict=True):
+            one.done.set_result(some)

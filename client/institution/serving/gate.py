@@ -1,6 +1,8 @@
 """Who calls, and what the policy grants: asked anew for every call."""
 
+import hashlib
 import logging
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,15 @@ class Caller:
         """How exact its scores may be; None for as exact as they are."""
         bits = self.policy.score_bits
         return None if bits == FULL_BITS else bits
+
+
+def certificate_digest(peer: Peer) -> str:
+    """The first 16 digits of a certificate's SHA-256, as openssl prints it; "" for none."""
+    try:
+        pem = next(iter(peer.get("x509_pem_cert", ())), b"").decode("ascii")
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()[:16]
+    except ValueError:
+        return ""
 
 
 class Gate(Protocol):

@@ -56,10 +56,11 @@ class Ledger:
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
-    def charge(self, charges: Sequence[Charge], today: int) -> list[bool]:
-        """Charge each that its budget has room for, all in one commit; say which were charged.
+    def charge(self, charges: Sequence[Charge], today: int) -> list[int | None]:
+        """Charge each that its budget has room for, all in one commit.
 
-        ``today`` counts days from 1970 (UTC). Raises StorageError; then nothing is charged.
+        Says what is left of each budget, None where it had no room. ``today`` counts days from
+        1970 (UTC). Raises StorageError; then nothing is charged.
         """
         try:
             self._table.execute("BEGIN IMMEDIATE")
@@ -87,18 +88,18 @@ class Ledger:
         """Close the file."""
         self._table.close()
 
-    def _charge(self, one: Charge, day: int) -> bool:
+    def _charge(self, one: Charge, day: int) -> int | None:
         row = self._table.execute(
             "SELECT count FROM used WHERE searcher = ? AND kind = ? AND day = ?",
             (one.searcher, one.kind, day),
         ).fetchone()
         count = (row[0] if row else 0) + one.count
         if count > one.budget:
-            return False
+            return None
         self._table.execute(
             "INSERT OR REPLACE INTO used VALUES (?, ?, ?, ?)", (one.searcher, one.kind, day, count)
         )
-        return True
+        return one.budget - count
 
     def _unusable(self, error: sqlite3.Error) -> StorageError:
         return StorageError(

@@ -73,6 +73,11 @@ class Served:
             if idle:
                 epoch.close()
 
+    @property
+    def described(self) -> IndexDescription:
+        """What is served, as far as anybody has asked for it."""
+        return self._epoch.described
+
     def close(self) -> None:
         """Stop scoring."""
         self._epoch.close()

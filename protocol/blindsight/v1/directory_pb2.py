@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&protocol/blindsight/v1/directory.proto\x12\rblindsight.v1\"6\n\x0fRegisterRequest\x12#\n\x05offer\x18\x01 \x01(\x0b\x32\x14.blindsight.v1.Offer\"#\n\x10RegisterResponse\x12\x0f\n\x07seconds\x18\x01 \x01(\r\"\r\n\x0bListRequest\"4\n\x0cListResponse\x12$\n\x06offers\x18\x01 \x03(\x0b\x32\x14.blindsight.v1.Offer\"e\n\x05Offer\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12\r\n\x05items\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0c\"\x0f\n\rAttachRequest\"\x1c\n\x0cIncomingCall\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x0c\"@\n\nRelayFrame\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x61ll\x18\x02 \x01(\x0c\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x32\x99\x01\n\tDirectory\x12K\n\x08Register\x12\x1e.blindsight.v1.RegisterRequest\x1a\x1f.blindsight.v1.RegisterResponse\x12?\n\x04List\x12\x1a.blindsight.v1.ListRequest\x1a\x1b.blindsight.v1.ListResponse2\xd7\x01\n\x05Relay\x12\x45\n\x06\x41ttach\x12\x1c.blindsight.v1.AttachRequest\x1a\x1b.blindsight.v1.IncomingCall0\x01\x12\x42\n\x06\x41\x63\x63\x65pt\x12\x19.blindsight.v1.RelayFrame\x1a\x19.blindsight.v1.RelayFrame(\x01\x30\x01\x12\x43\n\x07\x43onnect\x12\x19.blindsight.v1.RelayFrame\x1a\x19.blindsight.v1.RelayFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&protocol/blindsight/v1/directory.proto\x12\rblindsight.v1\"6\n\x0fRegisterRequest\x12#\n\x05offer\x18\x01 \x01(\x0b\x32\x14.blindsight.v1.Offer\"#\n\x10RegisterResponse\x12\x0f\n\x07seconds\x18\x01 \x01(\r\"\r\n\x0bListRequest\"4\n\x0cListResponse\x12$\n\x06offers\x18\x01 \x03(\x0b\x32\x14.blindsight.v1.Offer\"e\n\x05Offer\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12\r\n\x05items\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0c\"\x0f\n\rAttachRequest\"\x1c\n\x0cIncomingCall\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x0c\"@\n\nRelayFrame\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x61ll\x18\x02 \x01(\x0c\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\x0f\n\rLatestRequest\"$\n\x0eLatestResponse\x12\x12\n\nrelease_id\x18\x01 \x01(\t\")\n\x13\x46\x65tchReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"]\n\x0cReleasePiece\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x17\n\x0ftokenizer_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x32\x99\x01\n\tDirectory\x12K\n\x08Register\x12\x1e.blindsight.v1.RegisterRequest\x1a\x1f.blindsight.v1.RegisterResponse\x12?\n\x04List\x12\x1a.blindsight.v1.ListRequest\x1a\x1b.blindsight.v1.ListResponse2\xd7\x01\n\x05Relay\x12\x45\n\x06\x41ttach\x12\x1c.blindsight.v1.AttachRequest\x1a\x1b.blindsight.v1.IncomingCall0\x01\x12\x42\n\x06\x41\x63\x63\x65pt\x12\x19.blindsight.v1.RelayFrame\x1a\x19.blindsight.v1.RelayFrame(\x01\x30\x01\x12\x43\n\x07\x43onnect\x12\x19.blindsight.v1.RelayFrame\x1a\x19.blindsight.v1.RelayFrame(\x01\x30\x01\x32\x9d\x01\n\x08Releases\x12\x45\n\x06Latest\x12\x1c.blindsight.v1.LatestRequest\x1a\x1d.blindsight.v1.LatestResponse\x12J\n\x05\x46\x65tch\x12\".blindsight.v1.FetchReleaseRequest\x1a\x1b.blindsight.v1.ReleasePiece0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,8 +47,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INCOMINGCALL']._serialized_end=367
   _globals['_RELAYFRAME']._serialized_start=369
   _globals['_RELAYFRAME']._serialized_end=433
-  _globals['_DIRECTORY']._serialized_start=436
-  _globals['_DIRECTORY']._serialized_end=589
-  _globals['_RELAY']._serialized_start=592
-  _globals['_RELAY']._serialized_end=807
+  _globals['_LATESTREQUEST']._serialized_start=435
+  _globals['_LATESTREQUEST']._serialized_end=450
+  _globals['_LATESTRESPONSE']._serialized_start=452
+  _globals['_LATESTRESPONSE']._serialized_end=488
+  _globals['_FETCHRELEASEREQUEST']._serialized_start=490
+  _globals['_FETCHRELEASEREQUEST']._serialized_end=531
+  _globals['_RELEASEPIECE']._serialized_start=533
+  _globals['_RELEASEPIECE']._serialized_end=626
+  _globals['_DIRECTORY']._serialized_start=629
+  _globals['_DIRECTORY']._serialized_end=782
+  _globals['_RELAY']._serialized_start=785
+  _globals['_RELAY']._serialized_end=1000
+  _globals['_RELEASES']._serialized_start=1003
+  _globals['_RELEASES']._serialized_end=1160
 # @@protoc_insertion_point(module_scope)

@@ -307,3 +307,123 @@ class Relay:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ReleasesStub:
+    """Releases hands out the models that the coordinator has signed.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Latest = channel.unary_unary(
+                '/blindsight.v1.Releases/Latest',
+                request_serializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.LatestRequest.SerializeToString,
+                response_deserializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.LatestResponse.FromString,
+                _registered_method=True)
+        self.Fetch = channel.unary_stream(
+                '/blindsight.v1.Releases/Fetch',
+                request_serializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.FetchReleaseRequest.SerializeToString,
+                response_deserializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.ReleasePiece.FromString,
+                _registered_method=True)
+
+
+class ReleasesServicer:
+    """Releases hands out the models that the coordinator has signed.
+    """
+
+    def Latest(self, request, context):
+        """Latest says which release is the newest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fetch(self, request, context):
+        """Fetch streams one release: first what signs and describes it, then its files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ReleasesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Latest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Latest,
+                    request_deserializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.LatestRequest.FromString,
+                    response_serializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.LatestResponse.SerializeToString,
+            ),
+            'Fetch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.FetchReleaseRequest.FromString,
+                    response_serializer=protocol_dot_blindsight_dot_v1_dot_directory__pb2.ReleasePiece.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'blindsight.v1.Releases', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('blindsight.v1.Releases', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Releases:
+    """Releases hands out the models that the coordinator has signed.
+    """
+
+    @staticmethod
+    def Latest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blindsight.v1.Releases/Latest',
+            protocol_dot_blindsight_dot_v1_dot_directory__pb2.LatestRequest.SerializeToString,
+            protocol_dot_blindsight_dot_v1_dot_directory__pb2.LatestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blindsight.v1.Releases/Fetch',
+            protocol_dot_blindsight_dot_v1_dot_directory__pb2.FetchReleaseRequest.SerializeToString,
+            protocol_dot_blindsight_dot_v1_dot_directory__pb2.ReleasePiece.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

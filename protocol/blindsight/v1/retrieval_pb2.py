@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&protocol/blindsight/v1/retrieval.proto\x12\rblindsight.v1\"\x11\n\x0f\x44\x65scribeRequest\"\x8b\x01\n\x10\x44\x65scribeResponse\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0e\n\x06preset\x18\x04 \x01(\t\x12\x0b\n\x03\x64im\x18\x05 \x01(\r\x12\x13\n\x0b\x63hunk_width\x18\x06 \x01(\r\x12\r\n\x05items\x18\x07 \x01(\x04\"\xa8\x01\n\x0cScoreRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06preset\x18\x03 \x01(\t\x12\x34\n\x0bpublic_keys\x18\x04 \x03(\x0b\x32\x1f.blindsight.v1.SeededCiphertext\x12/\n\x06\x63hunks\x18\x05 \x03(\x0b\x32\x1f.blindsight.v1.SeededCiphertext\",\n\x10SeededCiphertext\x12\n\n\x02\x63\x30\x18\x01 \x01(\x0c\x12\x0c\n\x04seed\x18\x02 \x01(\x0c\"l\n\rScoreResponse\x12\x13\n\x0b\x66irst_block\x18\x01 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12\n\n\x02\x63\x30\x18\x03 \x01(\x0c\x12\n\n\x02\x63\x31\x18\x04 \x01(\x0c\x12\x0e\n\x06ticket\x18\x05 \x01(\x0c\x12\x0e\n\x06secret\x18\x06 \x01(\x0c\"P\n\x0eScreenResponse\x12\x10\n\x08question\x18\x01 \x01(\r\x12,\n\x06scores\x18\x02 \x01(\x0b\x32\x1c.blindsight.v1.ScoreResponse\"O\n\x0c\x46\x65tchRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\x12\x0f\n\x07handles\x18\x04 \x03(\x0cJ\x04\x08\x02\x10\x03R\tpositions\";\n\rFetchResponse\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.blindsight.v1.ReleasedItem\"b\n\x0cReleasedItem\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x11\n\tthumbnail\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63\x61ption\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\t\x12\x10\n\x08original\x18\x05 \x01(\x0c\x32\xae\x02\n\tRetrieval\x12K\n\x08\x44\x65scribe\x12\x1e.blindsight.v1.DescribeRequest\x1a\x1f.blindsight.v1.DescribeResponse\x12\x44\n\x05Score\x12\x1b.blindsight.v1.ScoreRequest\x1a\x1c.blindsight.v1.ScoreResponse0\x01\x12H\n\x06Screen\x12\x1b.blindsight.v1.ScoreRequest\x1a\x1d.blindsight.v1.ScreenResponse(\x01\x30\x01\x12\x44\n\x05\x46\x65tch\x12\x1b.blindsight.v1.FetchRequest\x1a\x1c.blindsight.v1.FetchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&protocol/blindsight/v1/retrieval.proto\x12\rblindsight.v1\"\x11\n\x0f\x44\x65scribeRequest\"\x8b\x01\n\x10\x44\x65scribeResponse\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0e\n\x06preset\x18\x04 \x01(\t\x12\x0b\n\x03\x64im\x18\x05 \x01(\r\x12\x13\n\x0b\x63hunk_width\x18\x06 \x01(\r\x12\r\n\x05items\x18\x07 \x01(\x04\"\xa8\x01\n\x0cScoreRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06preset\x18\x03 \x01(\t\x12\x34\n\x0bpublic_keys\x18\x04 \x03(\x0b\x32\x1f.blindsight.v1.SeededCiphertext\x12/\n\x06\x63hunks\x18\x05 \x03(\x0b\x32\x1f.blindsight.v1.SeededCiphertext\",\n\x10SeededCiphertext\x12\n\n\x02\x63\x30\x18\x01 \x01(\x0c\x12\x0c\n\x04seed\x18\x02 \x01(\x0c\"\x9c\x01\n\rScoreResponse\x12\x13\n\x0b\x66irst_block\x18\x01 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12\n\n\x02\x63\x30\x18\x03 \x01(\x0c\x12\n\n\x02\x63\x31\x18\x04 \x01(\x0c\x12\x0e\n\x06ticket\x18\x05 \x01(\x0c\x12\x0e\n\x06secret\x18\x06 \x01(\x0c\x12\x1b\n\x0equestions_left\x18\x07 \x01(\rH\x00\x88\x01\x01\x42\x11\n\x0f_questions_left\"P\n\x0eScreenResponse\x12\x10\n\x08question\x18\x01 \x01(\r\x12,\n\x06scores\x18\x02 \x01(\x0b\x32\x1c.blindsight.v1.ScoreResponse\"O\n\x0c\x46\x65tchRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\x12\x0f\n\x07handles\x18\x04 \x03(\x0cJ\x04\x08\x02\x10\x03R\tpositions\"c\n\rFetchResponse\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.blindsight.v1.ReleasedItem\x12\x17\n\nitems_left\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_items_left\"b\n\x0cReleasedItem\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x11\n\tthumbnail\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63\x61ption\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\t\x12\x10\n\x08original\x18\x05 \x01(\x0c\x32\xae\x02\n\tRetrieval\x12K\n\x08\x44\x65scribe\x12\x1e.blindsight.v1.DescribeRequest\x1a\x1f.blindsight.v1.DescribeResponse\x12\x44\n\x05Score\x12\x1b.blindsight.v1.ScoreRequest\x1a\x1c.blindsight.v1.ScoreResponse0\x01\x12H\n\x06Screen\x12\x1b.blindsight.v1.ScoreRequest\x1a\x1d.blindsight.v1.ScreenResponse(\x01\x30\x01\x12\x44\n\x05\x46\x65tch\x12\x1b.blindsight.v1.FetchRequest\x1a\x1c.blindsight.v1.FetchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,16 +39,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOREREQUEST']._serialized_end=387
   _globals['_SEEDEDCIPHERTEXT']._serialized_start=389
   _globals['_SEEDEDCIPHERTEXT']._serialized_end=433
-  _globals['_SCORERESPONSE']._serialized_start=435
-  _globals['_SCORERESPONSE']._serialized_end=543
-  _globals['_SCREENRESPONSE']._serialized_start=545
-  _globals['_SCREENRESPONSE']._serialized_end=625
-  _globals['_FETCHREQUEST']._serialized_start=627
-  _globals['_FETCHREQUEST']._serialized_end=706
-  _globals['_FETCHRESPONSE']._serialized_start=708
-  _globals['_FETCHRESPONSE']._serialized_end=767
-  _globals['_RELEASEDITEM']._serialized_start=769
-  _globals['_RELEASEDITEM']._serialized_end=867
-  _globals['_RETRIEVAL']._serialized_start=870
-  _globals['_RETRIEVAL']._serialized_end=1172
+  _globals['_SCORERESPONSE']._serialized_start=436
+  _globals['_SCORERESPONSE']._serialized_end=592
+  _globals['_SCREENRESPONSE']._serialized_start=594
+  _globals['_SCREENRESPONSE']._serialized_end=674
+  _globals['_FETCHREQUEST']._serialized_start=676
+  _globals['_FETCHREQUEST']._serialized_end=755
+  _globals['_FETCHRESPONSE']._serialized_start=757
+  _globals['_FETCHRESPONSE']._serialized_end=856
+  _globals['_RELEASEDITEM']._serialized_start=858
+  _globals['_RELEASEDITEM']._serialized_end=956
+  _globals['_RETRIEVAL']._serialized_start=959
+  _globals['_RETRIEVAL']._serialized_end=1261
 # @@protoc_insertion_point(module_scope)

@@ -163,6 +163,7 @@ class ScoreResponse(_message.Message):
     C1_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
+    QUESTIONS_LEFT_FIELD_NUMBER: _builtins.int
     first_block: _builtins.int
     """first_block is the index of the first block in this message."""
     blocks: _builtins.int
@@ -175,6 +176,10 @@ class ScoreResponse(_message.Message):
     """ticket is in the first message of an answer: with it items can be fetched for a while."""
     secret: _builtins.bytes
     """secret is beside ticket: the key that makes handles of positions (docs/protocol.md 4.3)."""
+    questions_left: _builtins.int
+    """questions_left is in the first message of an answer: what remains of this searcher's own day
+    after the questions of this call; absent where the institution does not count.
+    """
     def __init__(
         self,
         *,
@@ -184,12 +189,15 @@ class ScoreResponse(_message.Message):
         c1: _builtins.bytes = ...,
         ticket: _builtins.bytes = ...,
         secret: _builtins.bytes = ...,
+        questions_left: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_questions_left", b"_questions_left", "questions_left", b"questions_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "c0", b"c0", "c1", b"c1", "first_block", b"first_block", "secret", b"secret", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_questions_left", b"_questions_left", "blocks", b"blocks", "c0", b"c0", "c1", b"c1", "first_block", b"first_block", "questions_left", b"questions_left", "secret", b"secret", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__questions_left: _TypeAlias = _typing.Literal["questions_left"]  # noqa: Y015
+    _WhichOneofArgType__questions_left: _TypeAlias = _typing.Literal["_questions_left", b"_questions_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__questions_left) -> _WhichOneofReturnType__questions_left | None: ...
 
 Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
 
@@ -260,6 +268,11 @@ class FetchResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ITEMS_FIELD_NUMBER: _builtins.int
+    ITEMS_LEFT_FIELD_NUMBER: _builtins.int
+    items_left: _builtins.int
+    """items_left is in the first message: what remains of this searcher's own day after this fetch;
+    absent where the institution does not count.
+    """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReleasedItem]:
         """items are what was released."""
@@ -268,12 +281,15 @@ class FetchResponse(_message.Message):
         self,
         *,
         items: _abc.Iterable[Global___ReleasedItem] | None = ...,
+        items_left: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_items_left", b"_items_left", "items_left", b"items_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_items_left", b"_items_left", "items", b"items", "items_left", b"items_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__items_left: _TypeAlias = _typing.Literal["items_left"]  # noqa: Y015
+    _WhichOneofArgType__items_left: _TypeAlias = _typing.Literal["_items_left", b"_items_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__items_left) -> _WhichOneofReturnType__items_left | None: ...
 
 Global___FetchResponse: _TypeAlias = FetchResponse  # noqa: Y015
 
