@@ -13,7 +13,7 @@ demo: $(BIN)/.run  ## Train, index and search a small federation; ends with demo
 	$(BIN)/blindsight simulate --out demo
 
 test: $(BIN)/.dev  ## Run all tests
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(BIN)/.dev  ## Fuzz every decoder of foreign bytes for FUZZ_SECONDS (60)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,fuzz]'

@@ -3,6 +3,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch or faiss is imported: workers of pytest-xdist have the cores already, and the tiny
+# tensors of tests cost more in threads that wait for each other than in one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from client.institution.pairs import read_pairs, write_pairs
+from client.searcher.profile import Profile
 from simulations.institutions import by_name
 from simulations.partition import parse_partition, partition
 from simulations.scenes import write_scenes
+from tests.e2e.prefork import Run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -56,16 +59,18 @@ def edit(path: Path, *changes: tuple[str, str]) -> None:
 class Walk:
     """Runs the commands, and does what the page says in words."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, blindsight: Run) -> None:
+        self.root, self.blindsight = root, blindsight
         self.names: dict[str, str] = {}
         self.running: dict[str, ExitStack] = {}
+        self.directory = free_port()
 
     def run(self, words: list[str]) -> None:
         words = [self._filled(word) for word in words]
         if words[:2] == ["federation", "init"]:
-            for flag in ("--port", "--superlink-port", "--directory-port"):
+            for flag in ("--port", "--superlink-port"):
                 words += [flag, str(free_port())]
+            words += ["--directory-port", str(self.directory)]
         if words[0] == "train":
             words = [*words[:-1], "1", "--local-epochs", "1"]
         if words[1] == "up":
@@ -91,20 +96,35 @@ class Walk:
                      (r"^min-items = 100", "min-items = 10"))  # fmt: skip
                 edit(self.root / name / "institution.toml",
                      (r"^node_port = .*", f"node_port = {free_port()}"),
+                     (r"^directory_port = .*", f"directory_port = {self.directory}"),
+                     (r"^reach = .*", 'reach = "relay"'),
                      (r"^service_host = .*", f'service_host = "{host}"'))  # fmt: skip
+        if words[:2] == ["searcher", "install"]:
+            edit(self.root / "bob/searcher.toml",
+                 (r"^directory = .*", f'directory = "127.0.0.1:{self.directory}"'))  # fmt: skip
         if words[0] == "train":
-            self.names["RELEASE_ID"] = found["release_id"]
+            self.release_id = found["release_id"]
         if words[:2] == ["index", "build"]:
+            assert found["release_id"] == self.release_id
             self.running["clinic"].close()
             self.up(["institution", "up", "--home", "clinic"])
+            self.await_listing()
+        if words[:2] == ["searcher", "setup"]:
+            assert found["release_id"] == self.release_id
+            assert found["answered"] == "clinic" and not found["refused"], found
         if words[0] == "search":
             assert found["results"], found
 
+    def await_listing(self) -> None:
+        """Registering is a matter of seconds: of a process that is up when the service is."""
+        end = time.monotonic() + 60
+        bob = Profile.open(self.root / "bob")
+        while not bob.directory().listing().offers:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+
     def call(self, words: list[str]) -> dict[str, object]:
-        done = subprocess.run(
-            self._command([*words, "--json"]),
-            cwd=self.root, capture_output=True, text=True, timeout=200, check=False,
-        )  # fmt: skip
+        done = self.blindsight(*words, "--json", cwd=self.root)
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
         found: dict[str, object] = json.loads(done.stdout)["data"]
         return found
@@ -140,13 +160,13 @@ def running(command: list[str], folder: Path) -> Iterator[None]:
     assert process.returncode == 0
 
 
-def test_every_command_works_in_the_order_shown(tmp_path: Path) -> None:
+def test_every_command_works_in_the_order_shown(blindsight: Run, tmp_path: Path) -> None:
     if shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin") is None:
         pytest.skip("nginx is not installed: apt install nginx-light")
     commands = shown()
     assert any(words[0] == "train" for words in commands), f"{PAGE} has no walk-through"
     write_data(tmp_path)
-    walk = Walk(tmp_path)
+    walk = Walk(tmp_path, blindsight)
     try:
         for words in commands:
             walk.run(words)

@@ -26,7 +26,7 @@ from client.institution.provisioning.installation import install
 from client.institution.provisioning.settings import InstitutionSettings
 from client.institution.reach import program
 from client.institution.relay_link import RelayLink
-from client.searcher.directory import connections, open_directory
+from client.searcher.profile import Profile
 from client.searcher.settings import SearcherSettings, keep_settings, settings_path
 from protocol.blindsight.v1 import directory_pb2 as pb
 from protocol.blindsight.v1 import directory_pb2_grpc as rpc
@@ -49,7 +49,7 @@ class Coordinator:
     process: subprocess.Popen[str]
     address: str
     clinic: Home
-    bob: Home
+    bob: Profile
 
     def memory(self) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -81,7 +81,7 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinato
         else:
             kit, _ = install_kit(party, done.kit, "searcher", fingerprint)
             keep_settings(party, kit.coordinator)
-    bob = Home(root / "bob")
+    bob = Profile.open(root / "bob")
     address = f"127.0.0.1:{settings.directory_port}"
     SearcherSettings(directory=address, timeout=20.0).save(settings_path(bob))
     process = subprocess.Popen(
@@ -135,7 +135,7 @@ def until(condition) -> None:
 
 def megabytes(coordinator: Coordinator, count: int) -> int:
     """How many megabytes come of ``count``, through the relay."""
-    (remote,) = connections(coordinator.bob, ["clinic"])
+    (remote,), _ = coordinator.bob.connections(["clinic"])
     stream = remote._channel.unary_stream("/lab/Stream")(str(count).encode(), timeout=60)
     came = sum(len(one) for one in stream) >> 20
     remote.close()
@@ -160,7 +160,7 @@ def test_an_institution_registers_and_attaches_by_itself(coordinator: Coordinato
     with said.open("wb") as talk:
         process = subprocess.Popen(found.command, env=dict(found.environment), stderr=talk)
     try:
-        directory = open_directory(coordinator.bob)
+        directory = coordinator.bob.directory()
 
         def listed() -> bool:
             offers = [one for one in directory.listing().offers if one.institution == "clinic"]

@@ -188,13 +188,16 @@ def test_ctrl_c_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*command, "--rounds", "50", "--out", str(out)], stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not list(out.glob("institutions/*/data/metadata.jsonl")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(5)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("institutions/*/data/metadata.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(5)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
