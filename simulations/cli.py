@@ -18,6 +18,13 @@ from client.institution.data_cli import data_app as data_commands
 from client.institution.deployment.cli import up as institution_up
 from client.institution.index_cli import app as index
 from client.institution.provisioning.cli import COMMANDS as JOINING
+from client.institution.rights_cli import add_to as add_rights
+from client.searcher.assistant_cli import (
+    AssistantModelOption,
+    AssistantOption,
+    RerankOption,
+    reranked,
+)
 from client.searcher.cli import app as searcher
 from protocol.audit_cli import audit_app
 from protocol.errors import UsageError
@@ -36,9 +43,12 @@ from simulations.searching import (
     FromOption,
     HomeOption,
     InstitutionOption,
+    PicturesOption,
     ReleaseOption,
     open_searcher,
 )
+from simulations.shell import shell
+from simulations.ui import ui
 
 # No call home, ever: set before flwr, onnxruntime or transformers is imported anywhere.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -54,6 +64,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(institution, name="institution")
+add_rights(index)
 app.add_typer(index, name="index")
 app.add_typer(data_commands, name="data")
 app.add_typer(bench, name="bench")
@@ -68,7 +79,7 @@ for _name, _function in JOINING.items():
     institution.command(_name)(_function)
 federation_commands.command()(bundle)
 federation_commands.command()(approve_bundle)
-for steer in (running.train, running.status, running.logs, running.stop):
+for steer in (running.train, running.status, running.logs, running.stop, shell, ui):
     app.command()(steer)
 
 
@@ -208,6 +219,10 @@ def search(
     open_: Annotated[
         bool, typer.Option("--open", help="Show the pictures in the browser.")
     ] = False,
+    pictures: PicturesOption = None,
+    assistant: AssistantOption = None,
+    assistant_model: AssistantModelOption = None,
+    rerank: RerankOption = False,
     int8: Int8Option = False,
     as_json: AsJson = False,
 ) -> Outcome:
@@ -219,7 +234,9 @@ def search(
             stack, federation, institution, release, credentials, home, only, int8
         )
         found = searcher.search(sentence or "", k, image=image, without=without or ())
-        return outcome(found, sheet, open_)
+        if rerank:
+            found = reranked(found, assistant, assistant_model, home)
+        return outcome(found, sheet, open_, pictures)
 
 
 @app.command()

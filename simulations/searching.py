@@ -28,6 +28,13 @@ HomeOption = Annotated[
 FromOption = Annotated[
     str | None, typer.Option("--from", help="By commas: ask these institutions alone.")
 ]
+PicturesOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--pictures/--no-pictures",
+        help="Draw the pictures in the terminal. (default: if it can)",
+    ),
+]
 
 
 def open_searcher(
@@ -71,6 +78,11 @@ def open_searcher(
         ]
         found = Searcher(Embedder(read_release(release), precision), remotes)
     else:
+        if release:
+            raise UsageError(
+                "a profile has the release that its federation has signed",
+                "Leave --release out, or name services with --institution.",
+            )
         found = Searcher.from_profile(home, names, precision)
     return stack.enter_context(found)
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import grpc
 
 from client.searcher.remote import RemoteInstitution
-from client.searcher.settings import read_settings
 from client.searcher.tunnel import Tunnel
 from protocol.blindsight.v1 import directory_pb2 as pb
 from protocol.blindsight.v1 import directory_pb2_grpc as rpc
@@ -25,9 +24,7 @@ from protocol.directory_wire import MAX_LIST_BYTES, Offer, parse_list_response
 from protocol.errors import BlindsightError, MalformedMessage, UsageError
 from protocol.grpc_errors import error_from_rpc
 from protocol.pipe import coordinator_channel
-from protocol.provisioning.home import Home
 from protocol.roster import Roster
-from protocol.terminal import say
 
 _CALL_SECONDS = 20.0
 
@@ -99,30 +96,12 @@ class Directory:
 
 
 def chosen(offers: Sequence[Offer], names: Sequence[str]) -> list[Offer]:
-    """The offers of these institutions; of all, if none is named. Raises UsageError."""
+    """The offers of these institutions; all, if none is named. Raises UsageError."""
     known = {one.institution: one for one in offers}
     missing = [name for name in names if name not in known]
-    if missing or not known:
+    if missing:
         raise UsageError(
-            f"the directory does not list {', '.join(missing) or 'any institution'}",
+            f"the directory does not list {', '.join(missing)}",
             f"It lists: {', '.join(known) or 'nobody'}.",
         )
     return [known[name] for name in names] if names else list(offers)
-
-
-def open_directory(home: Home) -> Directory:
-    """The directory as the searcher in ``home`` uses it. Raises UsageError, MalformedMessage."""
-    settings = read_settings(home)
-    return Directory(settings.directory, home.credentials, home.read_roster())
-
-
-def connections(home: Home, names: Sequence[str]) -> list[RemoteInstitution]:
-    """Connections to these institutions, or to all that the directory lists.
-
-    Those that the roster does not know as listed are left out, and named on stderr.
-    """
-    directory, seconds = open_directory(home), read_settings(home).timeout
-    listing = directory.listing()
-    for name, error in listing.notes.items():
-        say(f"without {name}: {error.message}")
-    return [directory.connect(offer, seconds) for offer in chosen(listing.offers, names)]

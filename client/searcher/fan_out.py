@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.searcher.answers import Answers
+from client.searcher.lines import printable
 from client.searcher.remote import Released, RemoteInstitution
 from client.searcher.traffic import Traffic
 from protocol.errors import BlindsightError, EpochMismatch, MalformedMessage
@@ -123,6 +124,8 @@ class FanOut:
         except BlindsightError as error:
             # Its frames hold the key of the question, which must not outlive the search.
             error.__cause__ = error.__context__ = None
+            error.message = printable(error.message)  # it may quote the other side
+            error.args = (error.message,)
             self.notes[name] = error.with_traceback(None)
 
     def _winners(self, k: int) -> dict[str, list[int]]:

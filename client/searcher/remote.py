@@ -10,35 +10,29 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from client.searcher.traffic import Traffic
 from client.searcher.tunnel import Tunnel
 from protocol import wire
 from protocol.blindsight.v1 import retrieval_pb2 as pb
 from protocol.blindsight.v1 import retrieval_pb2_grpc as rpc
+from protocol.certificates import Certificate
 from protocol.credentials import Credentials
-from protocol.errors import MalformedMessage, ReleaseMismatch, UsageError
+from protocol.errors import (
+    BlindsightError,
+    MalformedMessage,
+    ReleaseMismatch,
+    ServiceError,
+    UsageError,
+)
 from protocol.grpc_errors import error_from_rpc
 from protocol.handles import Grant
 from protocol.hosts import member_host
 from protocol.scheme import Scheme, SecretKey
 
 _MAX_THUMBNAIL_BYTES = 256 * 1024
+_JPEG = b"\xff\xd8\xff"
 _MAX_CAPTION_CHARACTERS = 2000
 _MAX_ID_CHARACTERS = 1000
-
-
-@dataclass
-class Traffic:
-    """What one question to one institution cost: bytes, and milliseconds by phase."""
-
-    upload_bytes: int = 0
-    download_bytes: int = 0
-    milliseconds: dict[str, float] = field(default_factory=dict)
-
-    def clock(self, phase: str, since: float) -> float:
-        """Book the time since ``since`` under ``phase``; return now."""
-        now = time.perf_counter()
-        self.milliseconds[phase] = self.milliseconds.get(phase, 0.0) + 1e3 * (now - since)
-        return now
 
 
 @dataclass(frozen=True)
@@ -72,6 +66,7 @@ class RemoteInstitution:
         self.name = name
         self._tunnel = tunnel
         self._timeout = timeout
+        self._credentials = credentials
         # A run of eight blocks is at most 0.3 MB; what is longer is refused unread.
         options = [
             ("grpc.max_receive_message_length", 8 << 20),
@@ -84,12 +79,19 @@ class RemoteInstitution:
         # The newest: of one searcher and epoch any question's will do.
         self._grant: Grant | None = None
 
+    @property
+    def relayed(self) -> bool:
+        """Whether the coordinator's relay leads there."""
+        return self._tunnel is not None
+
     def describe(self, release_id: str) -> wire.IndexDescription:
         """Ask what is served; raise unless it is this institution's index under ``release_id``."""
         try:
             message = self._stub.Describe(pb.DescribeRequest(), timeout=self._timeout)
         except grpc.RpcError as error:
-            raise error_from_rpc(error, self._who) from error
+            # Of an own certificate that has expired TLS only says that the line is dead.
+            Certificate.load(self._credentials.certificate).check_dates()
+            raise self._failed(error) from error
         described = wire.IndexDescription.from_message(message)
         if described.institution != self.name:
             raise MalformedMessage(
@@ -164,6 +166,7 @@ class RemoteInstitution:
     ) -> "_Asked":
         layout, now = described.layout, time.perf_counter()
         key = scheme.keygen(layout.preset)
+        traffic.watch(key)
         public_keys = key.public_keys(layout.public_keys)
         now = traffic.clock("keygen", now)
         chunks = key.encrypt_query(layout.question_polynomials(question))
@@ -179,6 +182,7 @@ class RemoteInstitution:
         reply = wire.parse_score_response(message, layout, asked.next_block)
         if asked.next_block == 0:
             self._grant = wire.parse_grant(message)
+            traffic.questions_left = wire.parse_left(message)
         now = traffic.clock("answer", now)
         asked.scores.append(asked.key.decrypt_scores(layout, reply).reshape(-1))
         asked.next_block += len(reply.c0)
@@ -189,7 +193,7 @@ class RemoteInstitution:
         try:
             yield
         except grpc.RpcError as error:
-            raise error_from_rpc(error, self._who) from error
+            raise self._failed(error) from error
 
     def fetch(
         self, described: wire.IndexDescription, winners: list[int], count: int, traffic: Traffic
@@ -201,6 +205,8 @@ class RemoteInstitution:
         """
         now = time.perf_counter()
         positions = _with_decoys(winners, count, described.layout.items)
+        traffic.items_asked += len(positions)
+        traffic.items_wanted += len(winners)
         grant = self._grant
         request = pb.FetchRequest(
             epoch=described.epoch,
@@ -216,16 +222,14 @@ class RemoteInstitution:
                     raise MalformedMessage(
                         f"{len(positions)} items are due, got {len(items) + len(message.items)}"
                     )
+                if not items:
+                    traffic.items_left = wire.parse_left(message)
                 items.extend(message.items)
         traffic.clock("fetch", now)
         if [item.position for item in items] != positions:
             raise MalformedMessage(f"{self.name} answered for other items than were asked for")
         for item in items:
-            if len(item.thumbnail) > _MAX_THUMBNAIL_BYTES:
-                raise MalformedMessage(
-                    f"a thumbnail has at most {_MAX_THUMBNAIL_BYTES} bytes, got "
-                    f"{len(item.thumbnail)}"
-                )
+            _check_thumbnail(item.thumbnail)
         wanted = set(winners)
         return {
             item.position: Released(
@@ -243,6 +247,13 @@ class RemoteInstitution:
         self._channel.close()
         if self._tunnel:
             self._tunnel.close()
+
+    def _failed(self, error: grpc.RpcError) -> BlindsightError:
+        found = error_from_rpc(error, self._who)
+        if isinstance(found, ServiceError) and "certificate has expired" in found.message:
+            message = f"{self.name} cannot be reached: its certificate has expired"
+            return ServiceError(message, "Tell the institution: its coordinator makes a new one.")
+        return found
 
     @property
     def _who(self) -> str:
@@ -265,6 +276,15 @@ class _Asked:
         if self.next_block != layout.blocks:
             raise MalformedMessage(f"{layout.blocks} blocks are due, got {self.next_block}")
         return np.concatenate(self.scores)[: layout.items]
+
+
+def _check_thumbnail(data: bytes) -> None:
+    if len(data) > _MAX_THUMBNAIL_BYTES:
+        raise MalformedMessage(
+            f"a thumbnail has at most {_MAX_THUMBNAIL_BYTES} bytes, got {len(data)}"
+        )
+    if data and not data.startswith(_JPEG):
+        raise MalformedMessage(f"a thumbnail is a JPEG, got bytes that begin {data[:4].hex()}")
 
 
 def _with_decoys(winners: list[int], count: int, items: int) -> list[int]:

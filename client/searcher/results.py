@@ -90,10 +90,16 @@ class Results(Sequence[Result]):
         show(self)
 
     def save(self, path: Path) -> None:
-        """Write a page of the pictures that needs nothing else. Raises StorageError."""
-        from client.searcher.sheet import write_sheet
+        """Write a page of the pictures that needs nothing else, if ``path`` ends in .html.
 
-        write_sheet(path, self)
+        Else ``path`` is a folder that gets the thumbnails as files. Raises StorageError.
+        """
+        from client.searcher.sheet import write_pictures, write_sheet
+
+        if path.suffix.lower() in (".html", ".htm"):
+            write_sheet(path, self)
+        else:
+            write_pictures(path, self)
 
     def _repr_html_(self) -> str:
         from client.searcher.sheet import fragment

@@ -92,6 +92,11 @@ class Searcher:
         return tuple(self._institutions)
 
     @property
+    def relayed(self) -> frozenset[str]:
+        """Those of them to which the coordinator's relay leads."""
+        return frozenset(name for name, one in self._institutions.items() if one.relayed)
+
+    @property
     def release_id(self) -> str:
         """The model release that it embeds with."""
         return self._encoder.release_id

@@ -8,7 +8,7 @@ from protocol.directory_wire import PORT
 from protocol.errors import UsageError
 from protocol.hosts import endpoint, parse_endpoint
 from protocol.provisioning.home import Home
-from protocol.provisioning.toml_settings import Endpoint, TomlSettings
+from protocol.provisioning.toml_settings import Endpoint, TomlSettings, settings_of
 
 
 class SearcherSettings(TomlSettings):
@@ -16,6 +16,15 @@ class SearcherSettings(TomlSettings):
 
     directory: Endpoint = Field(description="HOST:PORT of the coordinator's directory and relay.")
     timeout: float = Field(default=60.0, gt=0, description="Seconds that one call may take.")
+    assistant_url: str = Field(
+        default="",
+        description="A language model for follow-ups, such as http://127.0.0.1:11434/v1; or none.",
+    )
+    assistant_model: str = Field(default="", description="What the model is called there.")
+    assistant_key_file: str = Field(
+        default="",
+        description="File (mode 600) with the key of an account there, if one is needed.",
+    )
 
 
 def settings_path(home: Home) -> Path:
@@ -31,12 +40,19 @@ def keep_settings(home: Home, coordinator: str) -> None:
         SearcherSettings(directory=directory).save(path)
 
 
+def set_directory(home: Home, directory: str) -> None:
+    """Write another HOST:PORT of the directory; the rest stays. Raises UsageError."""
+    path = settings_path(home)
+    known = SearcherSettings.load(path).model_dump() if path.exists() else {}
+    settings_of(SearcherSettings, **known | {"directory": directory}).save(path)
+
+
 def read_settings(home: Home) -> SearcherSettings:
     """Read them. Raises UsageError where no kit is installed."""
     path = settings_path(home)
     if not path.exists():
         raise UsageError(
             f"no searcher is installed in {home.root}",
-            f"Install its startup kit: blindsight searcher install KIT --home {home.root}",
+            f"Install its startup kit: blindsight searcher setup KIT --home {home.root}",
         )
     return SearcherSettings.load(path)

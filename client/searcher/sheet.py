@@ -1,5 +1,6 @@
-"""Results as lines, as data and as a page of pictures that needs nothing else."""
+"""Results as a page of pictures that needs nothing else, and as files."""
 
+import io
 import os
 import sys
 import tempfile
@@ -10,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.searcher.lines import account, listing, picture_columns, printable
+from protocol.errors import DataError
 from protocol.files import write_atomically
 from protocol.terminal import Outcome, say
 
@@ -19,35 +22,55 @@ if TYPE_CHECKING:
     from client.searcher.results import Result, Results
 
 
-def outcome(results: "Results", sheet: Path | None, shown: bool = False) -> Outcome:
+def outcome(
+    results: "Results", sheet: Path | None, shown: bool = False, pictures: bool | None = None
+) -> Outcome:
     """Return what a search found, for people and for programs.
 
     The page of pictures is written to ``sheet``, and opened in the browser if it shall be shown.
+    ``pictures`` says whether they are drawn in the terminal; None for wherever it can.
     """
     for name, note in results.notes.items():
-        say(f"{name}: {note.message}")
-    data = results.to_dict()
-    lines = [
-        f"{place:>3}  {one.score:+.4f}  {one.institution:<16} #{one.position:<6} {one.caption}"
-        for place, one in enumerate(results, 1)
-    ]
-    lines.append(
-        f"{len(results.answered)} institutions answered in "
-        f"{results.milliseconds['total']:.0f} ms; {data['upload_bytes']:,} bytes of ciphertext "
-        f"went out, {data['download_bytes']:,} bytes came back"
-    )
+        say(f"{name}: {printable(note.message)}")
+    width = picture_columns(pictures)
+    lines = [listing(results, width), account(results)]
     if sheet is not None:
         write_sheet(sheet, results)
         lines.append(f"pictures: {sheet}")
+    elif not shown and width is None and any(one.thumbnail for one in results):
+        say("to see the pictures: --sheet FILE.html or --open")
     if shown:
         show(results)
-    return Outcome("\n".join(lines), data | {"sheet": str(sheet) if sheet else None})
+    data = results.to_dict() | {"sheet": str(sheet) if sheet else None}
+    return Outcome("\n".join(lines), data)
 
 
 def write_sheet(path: Path, results: "Results") -> None:
     """Write a page of the pictures. Raises StorageError."""
     page = _environment().get_template("sheet.html.j2")
     write_atomically(path, page.render(title=str(results.query), results=list(results)))
+
+
+def write_pictures(folder: Path, results: "Iterable[Result]") -> int:
+    """Write the thumbnails to ``folder``, the best first by name; return how many there were.
+
+    Each is decoded here and written anew, so that no other program meets a foreign file; those
+    that are damaged are left out. Raises StorageError.
+    """
+    written = 0
+    for place, one in enumerate(results, 1):
+        try:
+            picture = one.picture() if one.thumbnail else None
+        except DataError as error:
+            say(printable(error.message))
+            continue
+        if picture is not None:
+            made = io.BytesIO()
+            picture.save(made, "JPEG", quality=95)
+            name = f"{place:03}-{one.institution}-{one.position}.jpg"
+            write_atomically(folder / name, made.getvalue())
+            written += 1
+    return written
 
 
 def fragment(results: "Iterable[Result]") -> str:

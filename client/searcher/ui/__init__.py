@@ -1,0 +1,1 @@
+"""The page on which people search: served to this machine's browser alone."""
