@@ -18,10 +18,11 @@ from protocol.model import statistics
 from protocol.model.compression import codec_of
 from protocol.model.settings import TrainingSettings
 from protocol.model.statistics import Statistics, Sums
-from protocol.model.update import Arrays, pack
+from protocol.model.update import Arrays, pack_model
 from protocol.roster import Roster
 from protocol.secure_aggregation.contribution import highest
 from server.averaging import mean_change
+from server.exchange import exchange
 from server.masked_rounds import MaskedRounds
 from server.optimisers import Moments
 from server.participants import draw, present, wait_for_quorum
@@ -183,7 +184,7 @@ class Strategy:
         return step * self._settings.max_weight / 2
 
     def _model(self, arrays: Arrays) -> Records:
-        records: Records = {"arrays": pack(arrays)}
+        records: Records = {"arrays": pack_model(arrays)}
         if self._progress.statistics is not None:
             records[statistics.RECORD] = self._progress.statistics.to_record()
         return records
@@ -212,7 +213,7 @@ class Strategy:
             )
             for node, records in contents.items()
         ]
-        return list(self._grid.send_and_receive(messages, timeout=deadline))
+        return exchange(self._grid, messages, deadline)
 
     def _give_up_if_hopeless(self, report: RoundReport, valid: int) -> None:
         recent = [*self._progress.reports, report][-MAX_MISSED:]
