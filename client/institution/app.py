@@ -50,13 +50,13 @@ from protocol.errors import (
 )
 from protocol.model import statistics
 from protocol.model.compression import codec_of
-from protocol.model.compression.codec import flatten, require_finite
+from protocol.model.compression.codec import require_finite
 from protocol.model.masking import EVALUATE_TOTALS, TRAIN_TOTALS, contribution_of, totals_of
 from protocol.model.pretrained import EncoderChoice, Pretrained
 from protocol.model.settings import TrainingSettings
 from protocol.model.statistics import Statistics, Sums
 from protocol.model.towers import TwoTowers
-from protocol.model.update import Arrays, arrays_of, load_arrays, unpack
+from protocol.model.update import Arrays, arrays_of, flatten, load_arrays, unpack_model
 from protocol.secure_aggregation.contribution import Contribution
 
 app = ClientApp()
@@ -297,7 +297,7 @@ def _received(content: RecordDict, site: Site, action: Action) -> _Run:
     if record is None:
         raise MalformedMessage("expected the global model under the name arrays")
     model = _starting(site, settings)
-    before = unpack(record, arrays_of(model))
+    before = unpack_model(record, arrays_of(model))
     load_arrays(model, before)
     if settings.standardise:
         said = content.array_records.get(statistics.RECORD)
