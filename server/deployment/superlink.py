@@ -78,7 +78,9 @@ def programs(place: Place) -> list[Program]:
             "--superexec-auth-secret-file", str(secret),
         ),
         place.log("executor"),
-        flower.environment(place.state / "executor"),
+        # Seconds between two looks for work; Flower's default is 1.
+        flower.environment(place.state / "executor")
+        | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"},
     )  # fmt: skip
     host = from_here(place.federation.listen)
     nginx = Program(

@@ -19,13 +19,15 @@ import pytest
 import yaml
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResultStatus
 from flwr.supernode import start_client_internal as internal
 from flwr.supernode.fleet_http_connection import http_request_response
+from flwr.supernode.runtime import run_clientapp
 
 from client.institution.deployment import node
-from client.institution.deployment.executor import LIBRARIES, ForkingExecutor
+from client.institution.deployment.executor import LIBRARIES, WAITS, ForkingExecutor
 from client.institution.deployment.node import Approval
 from client.institution.deployment.place import Place
 from client.institution.deployment.processes import explain, programs
@@ -152,6 +154,16 @@ def test_flowers_node_only_sleeps_by_its_clock() -> None:
     began = time.monotonic()
     node.Clock.sleep(60.0)
     assert time.monotonic() - began < 5
+
+
+def test_flower_still_waits_as_its_functions_say_by_default() -> None:
+    for pull, waits in (
+        (inflatable_utils.pull_objects, node.WAITS),
+        (inflatable_utils.pull_and_inflate_object_from_tree, WAITS),
+    ):
+        assert set(waits) <= set(inspect.signature(pull).parameters)
+    for module in (internal, run_clientapp):  # nobody says otherwise
+        assert "backoff" not in inspect.getsource(module)
 
 
 def test_flower_takes_the_keys_from_files_in_memory(tmp_path: Path) -> None:

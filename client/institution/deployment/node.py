@@ -7,9 +7,10 @@ signs each bundle whose bytes the policy approves, and Flower's own check does t
 closed: should Flower change so that nothing is signed, every bundle is refused.
 
 The one file with Flower's internals of a node: ``http_request_response``, which fetches a bundle,
-how a signature is said, and how long it sleeps between two looks for messages;
-tests/client/test_node.py notices when they change. The keys go to
-Flower as files in memory, so that no second copy of the institution's own lies on a disk.
+how a signature is said, how long it sleeps between two looks for messages, and how long it waits
+for a part of one that the superlink has not got yet; tests/client/test_node.py notices when they
+change. The keys go to Flower as files in memory, so that no second copy of the institution's own
+lies on a disk.
 """
 
 import base64
@@ -27,6 +28,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.primitives.asymmetric_ed25519 import create_message_to_sign
 from flwr.supernode import start_client_internal as internal
 from flwr.supernode.cli import flower_supernode
@@ -44,7 +46,9 @@ GET_RUN, GET_FAB = 3, 4
 #: The run-config key of approvals that reviewers signed.
 APPROVALS = "bundle-approvals"
 #: Flower's is 3 s, and secure aggregation has five messages a round.
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.3
+#: Flower's are 1 s and 10 s: the next look comes before the coordinator has sent what is missing.
+WAITS = {"initial_backoff": 0.2, "backoff_cap": 2.0}
 _ENTITY = "institution"
 _LICENSE = "valid_license"
 
@@ -119,6 +123,7 @@ def run(place: Place, secret: Path) -> None:
     connect = getattr(internal, CONNECT)
     setattr(internal, CONNECT, approval.guard(connect))
     setattr(internal, "time", Clock)  # noqa: B010 (no name that it exports)
+    pull_objects.__kwdefaults__ = {**(pull_objects.__kwdefaults__ or {}), **WAITS}
     key = Identity.load(place.credentials.private_key).key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.OpenSSH,
