@@ -8,6 +8,7 @@ why, and takes all that it depends on from ``Progress``.
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -118,8 +119,7 @@ class Strategy:
             bytes_up=sum(sizes.values()),
         )
         change = mean_change(list(valid.values())) if report.counted else None
-        self._finish(report, len(valid), change)
-        return report
+        return self._finish(report, len(valid), change)
 
     def evaluate(self, model: Arrays) -> dict[str, float]:
         """The validation recall@10 of ``model`` at every institution that is there and tells.
@@ -153,6 +153,7 @@ class Strategy:
                     if node in survivors
                     else found.reasons.get(node, said.failure or "its vector did not arrive"),
                     bytes_up=found.sent.get(node, 0),
+                    privacy_epsilon=found.epsilons.get(node) if node in survivors else None,
                 )
                 for node, name in asked.items()
             ),
@@ -161,11 +162,10 @@ class Strategy:
             bytes_up=sum(found.sent.values()),
             masked=said,
         )
-        self._finish(report, len(survivors), change)
-        return report
+        return self._finish(report, len(survivors), change)
 
-    def _finish(self, report: RoundReport, valid: int, change: Moments | None) -> None:
-        """One step, if the round counts."""
+    def _finish(self, report: RoundReport, valid: int, change: Moments | None) -> RoundReport:
+        """One step, if the round counts; the report with what it cost."""
         progress = self._progress
         self._give_up_if_hopeless(report, valid)
         if change is not None:
@@ -173,8 +173,11 @@ class Strategy:
                 progress.judge(report.val_recall_at_10)
             if self._central is not None:
                 change = self._central.protect(change, valid, self._rounding(report))
+                noisy = 1 + sum(one.counted for one in progress.reports)
+                report = replace(report, central_epsilon=self._central.epsilon(noisy))
             progress.current = progress.optimiser.step(progress.current, change)
         progress.reports.append(report)
+        return report
 
     def _rounding(self, report: RoundReport) -> float:
         """How far secure aggregation moves any value of a change of weight 1."""

@@ -82,7 +82,9 @@ class InProcessGrid(Grid):
         self._app = app
         self._run = Run.create_empty(_RUN)
         self._contexts = {
-            node: Context(_RUN, node, dict(config), RecordDict(), dict(run_config or {}))
+            node: Context(
+                _RUN, node, {**config, "simulation": True}, RecordDict(), dict(run_config or {})
+            )
             for node, config in enumerate(nodes, start=1)
         }
         # An institution answers one message at a time: its state is one.

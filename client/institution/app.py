@@ -4,11 +4,12 @@ What leaves: the change of what learns, compressed as the run says; the training
 of the received model on the institution's own validation split; where the run standardises, sums
 of its image features; and, where its own settings allow, how many pairs it trained on, skipped,
 and how many captions were cut. Of private training neither the loss nor these counts leave, and
-what it has cost only where counts are shared. With secure aggregation all of that leaves under
+what it has cost only where the policy says so. With secure aggregation all else leaves under
 masks, and only its sum over institutions is ever read. What arrives is checked as any foreign
 bytes are, and against the institution's own policy.
 
 The institution's own settings (``node_config``): ``data``, the folder of pairs; ``name``;
+``simulation``, true where there is no policy because nobody is to be protected;
 ``share-counts``, true unless it says otherwise; ``group-key``; ``public-captions``, a file of
 texts; ``synonyms``; ``cache`` and ``state``, folders that it alone reads; ``policy``, the file of
 what it allows, which then decides about counts; those of ``client.institution.aggregation``; and
@@ -221,8 +222,10 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
             said["train-loss"] = loss
         if plan is None and not masked.roll.equal:
             said |= {"pairs-skipped": held.skipped, "captions-cut": held.cut}
-        totals = totals_of(TRAIN_TOTALS, said)
-        return masked.reply(Contribution(flatten(change), totals, weight))
+        reply = masked.reply(Contribution(flatten(change), totals_of(TRAIN_TOTALS, said), weight))
+        if site.share_epsilon and spent is not None:  # its own, beside the sum
+            reply["metrics"] = MetricRecord({"privacy-epsilon": spent})
+        return reply
     residuals = Residuals(context.state, site.state, run_of(config))
     codec = codec_of(settings.compression)
     record, residual = codec.encode(
@@ -232,7 +235,7 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     if plan is None:
         metrics["train-loss"] = loss
     metrics["num-examples"] = examples if site.share_counts else 1
-    if site.share_counts and spent is not None:
+    if site.share_epsilon and spent is not None:
         metrics["privacy-epsilon"] = spent
     if site.share_counts and plan is None:
         metrics["pairs-skipped"] = held.skipped
