@@ -12,7 +12,7 @@ from protocol.supervision import processes
 from server.deployment.place import Place
 from simulations.poc.poc import Poc
 
-_PATIENCE = 240.0
+_PATIENCE = 900.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ def privacy_plan(
     ],
     epsilon: Annotated[float, typer.Option(min=0.001, help="What the run may cost.")],
     rounds: Annotated[int, typer.Option(min=1, help="Its rounds.")],
-    local_epochs: Annotated[int, typer.Option(min=1, help="Epochs in each.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=2, help="Units that a step expects.")] = 32,
+    local_epochs: Annotated[int, typer.Option(min=1, help="Epochs in each.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=2, help="Units that a step expects.")] = 16,
     delta: Annotated[float, typer.Option(help="The delta that epsilon is at.")] = 1e-6,
     as_json: AsJson = False,
 ) -> Outcome:
