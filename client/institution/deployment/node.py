@@ -16,6 +16,7 @@ lies on a disk.
 import base64
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -45,8 +46,12 @@ CONNECT = "http_request_response"
 GET_RUN, GET_FAB = 3, 4
 #: The run-config key of approvals that reviewers signed.
 APPROVALS = "bundle-approvals"
-#: Flower's is 3 s, and secure aggregation has five messages a round.
+#: Flower's is 3 s, and secure aggregation has three messages a round, or five.
 LOOK_SECONDS = 0.3
+#: So long after its last work a node takes the run to go on: others may train longer.
+LATELY_SECONDS = 120.0
+#: Flower's node sleeps shorter than this while its ClientApp works, and longer when nothing came.
+_IDLE_SECONDS = 1.0
 #: Flower's are 1 s and 10 s: the next look comes before the coordinator has sent what is missing.
 WAITS = {"initial_backoff": 0.2, "backoff_cap": 2.0}
 _ENTITY = "institution"
@@ -109,12 +114,23 @@ class Approval:
 
 
 class Clock:
-    """Flower's node uses ``time`` for nothing but to sleep."""
+    """What Flower's node has for ``time``, which it uses for nothing but to sleep.
 
-    @staticmethod
-    def sleep(seconds: float) -> None:
-        """Sleep less."""
-        time.sleep(min(seconds, LOOK_SECONDS))
+    It sleeps longer when nothing came than while its ClientApp works. So this knows whether a run
+    is under way: then it looks often, and else as seldom as Flower does, for every look of every
+    institution costs the superlink a query.
+    """
+
+    def __init__(self) -> None:
+        self._worked = -math.inf
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep less, as long as work came lately."""
+        now = time.monotonic()
+        if seconds < _IDLE_SECONDS:
+            self._worked = now
+        lately = now - self._worked < LATELY_SECONDS
+        time.sleep(min(seconds, LOOK_SECONDS) if lately else seconds)
 
 
 def run(place: Place, secret: Path) -> None:
@@ -122,7 +138,7 @@ def run(place: Place, secret: Path) -> None:
     approval = Approval(place.policy, place.audit)
     connect = getattr(internal, CONNECT)
     setattr(internal, CONNECT, approval.guard(connect))
-    setattr(internal, "time", Clock)  # noqa: B010 (no name that it exports)
+    setattr(internal, "time", Clock())  # noqa: B010 (no name that it exports)
     pull_objects.__kwdefaults__ = {**(pull_objects.__kwdefaults__ or {}), **WAITS}
     key = Identity.load(place.credentials.private_key).key.private_bytes(
         serialization.Encoding.PEM,
