@@ -143,13 +143,14 @@ def start_node(home: InstitutionFolder) -> subprocess.Popen[bytes]:
 
 
 def revoked(poc: Poc) -> str | None:
-    """Why the node of a member ends that was revoked while it was at work."""
+    """Why a node ends for good whose institution was revoked while it was at work."""
     home = poc.institutions[0]
     blindsight("federation", "revoke", home.name, "--home", poc.coordinator)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for one in (processes(home / "state") or {"processes": []})["processes"]:
-            if one["name"] == "node" and one["last_end"]:
+            # It ends by itself first, and is refused when it comes again.
+            if one["name"] == "node" and "refused it" in (one["last_end"] or ""):
                 return str(one["last_end"])
         time.sleep(0.2)
     return None
