@@ -6,6 +6,7 @@ signature for one purpose verifies for no other, and none can be mistaken for TL
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ from protocol.files import read_bounded, storage_error, sync_folder
 _CURVE = ec.SECP384R1
 _SIGNING = ec.ECDSA(hashes.SHA384())
 _MAX_KEY_BYTES = 4096
+_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 _HINT = "name a private key in PEM form on the curve P-384, as blindsight makes them"
 
 
@@ -85,8 +87,10 @@ class Identity:
         return cls(ec.generate_private_key(_CURVE()))
 
     @classmethod
-    def create(cls, path: Path) -> "Identity":
+    def create(cls, path: Path, passphrase: bytes | None = None) -> "Identity":
         """Make a key and keep it at ``path`` (PEM, mode 0600); it is there when this returns.
+
+        With a ``passphrase`` the file is encrypted, in the best way that ``cryptography`` knows.
 
         Raises UsageError if the file exists: a key is never overwritten. StorageError.
         """
@@ -96,7 +100,7 @@ class Identity:
             # Not by a rename: that would replace a key that is there.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
-                file.write(made.private_pem())
+                file.write(made.private_pem(passphrase))
                 file.flush()
                 os.fsync(file.fileno())
             sync_folder(path.parent)
@@ -110,18 +114,36 @@ class Identity:
         return made
 
     @classmethod
-    def load(cls, path: Path) -> "Identity":
-        """Read the key kept at ``path``. Raises UsageError, saying why it is of no use."""
+    def load(cls, path: Path, ask: Callable[[], bytes] | None = None) -> "Identity":
+        """Read the key kept at ``path``. Raises UsageError, saying why it is of no use.
+
+        ``ask`` gives the passphrase, and is called for a key that has one.
+        """
         try:
             content = read_bounded(path, _MAX_KEY_BYTES, _HINT)
-            key = serialization.load_pem_private_key(content, None)
+            passphrase = ask() if ask is not None and _ENCRYPTED in content else None
+            key = serialization.load_pem_private_key(content, passphrase)
             if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise ValueError("no elliptic-curve key")
             return cls(key)
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}", _HINT) from error
         except (ValueError, TypeError, UnsupportedAlgorithm, MalformedMessage) as error:
+            if _ENCRYPTED in content:
+                raise UsageError(
+                    f"{path} has a passphrase, and "
+                    + ("none was given" if passphrase is None else "it is another one"),
+                    "Give the passphrase of this very key.",
+                ) from error
             raise UsageError(f"{path} holds no private key on P-384", _HINT) from error
+
+    @staticmethod
+    def is_encrypted(path: Path) -> bool:
+        """Whether the key kept at ``path`` has a passphrase. Raises UsageError."""
+        try:
+            return _ENCRYPTED in read_bounded(path, _MAX_KEY_BYTES, _HINT)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}", _HINT) from error
 
     @property
     def key(self) -> ec.EllipticCurvePrivateKey:
@@ -132,12 +154,13 @@ class Identity:
         """Sign ``message`` for ``purpose`` (ECDSA, SHA-384); at most 104 bytes."""
         return self._key.sign(_signed(purpose, message), _SIGNING)
 
-    def private_pem(self) -> bytes:
+    def private_pem(self, passphrase: bytes | None = None) -> bytes:
         """The secret key as PKCS #8, for the one file that keeps it."""
+        hidden: serialization.KeySerializationEncryption = serialization.NoEncryption()
+        if passphrase is not None:
+            hidden = serialization.BestAvailableEncryption(passphrase)
         return self._key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden
         )
 
     def __repr__(self) -> str:

@@ -20,6 +20,9 @@ from protocol.discrete_gaussian import SIGMA, DiscreteGaussian
 from protocol.errors import TrainingError
 from server.optimisers import Moments
 
+#: Far below one over any number of institutions.
+CENTRAL_DELTA = 1e-6
+
 
 class CentralPrivacy:
     """Noise for the mean change. ``noise`` is z, ``clip`` is S."""
@@ -50,6 +53,6 @@ class CentralPrivacy:
             found[name] = np.asarray((whole + noise) * (step / institutions), np.float64)
         return found
 
-    def epsilon(self, rounds: int, delta: float = 1e-6) -> float:
+    def epsilon(self, rounds: int, delta: float = CENTRAL_DELTA) -> float:
         """What ``rounds`` rounds cost."""
         return epsilon([Spending(self._noise, 1.0, rounds)], delta) if rounds else 0.0

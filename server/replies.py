@@ -98,6 +98,13 @@ def read_update(content: RecordDict, codec: Codec, like: Arrays) -> Update:
     )
 
 
+def read_epsilon(content: RecordDict) -> float | None:
+    """What an institution says beside its masked vector that its records have paid, if it does."""
+    if "metrics" not in content:
+        return None
+    return _metrics(content, set(), frozenset({"privacy-epsilon"})).get("privacy-epsilon")
+
+
 def read_recall(content: RecordDict) -> float | None:
     """Reads a reply to "evaluate": None where there is no validation split."""
     return _metrics(content, set()).get("val-recall-at-10")

@@ -54,7 +54,8 @@ class RoundReport:
 
     ``counted`` says whether enough valid replies came; if not, the model stayed as it was.
     ``bytes_down`` went to all institutions together, ``bytes_up`` came back. ``masked`` is None
-    where each institution's update was seen by itself.
+    where each institution's update was seen by itself. ``central_epsilon`` is what the rounds until
+    then cost an institution as a whole, at ``server.privacy.CENTRAL_DELTA``; None without noise.
     """
 
     number: int
@@ -65,6 +66,7 @@ class RoundReport:
     bytes_down: int
     bytes_up: int
     masked: MaskedSums | None = None
+    central_epsilon: float | None = None
 
     @property
     def train_loss(self) -> float | None:

@@ -29,7 +29,7 @@ from protocol.roster import Roster
 from protocol.secure_aggregation.contribution import Sum
 from protocol.secure_aggregation.masks import Masked
 from protocol.secure_aggregation.session import Session
-from server.replies import collect, count_bytes, size_of
+from server.replies import collect, count_bytes, read_epsilon, size_of
 from server.unmasking import Unmasking
 
 Records: TypeAlias = dict[str, ArrayRecord | ConfigRecord]
@@ -45,7 +45,8 @@ class Secured:
     """What a session gave: ``total`` is None where ``failure`` says why there is none.
 
     ``survivors`` are the nodes that the sum is of, ``reasons`` say why the others are not in it.
-    ``equal``: all weighed the same. ``sent`` is the size of all replies of a node, ``received``
+    ``equal``: all weighed the same. ``epsilons`` are what nodes say that their records have paid,
+    where their policies let them. ``sent`` is the size of all replies of a node, ``received``
     that of what all were sent. ``overhead`` counts the bytes up and down of everything but vectors
     and what they were made from, ``seconds`` is the time beside the wait for vectors.
     """
@@ -56,6 +57,7 @@ class Secured:
     reasons: dict[int, str] = field(default_factory=dict)
     equal: bool = False
     exchanges: int = 0
+    epsilons: dict[int, float] = field(default_factory=dict)
     sent: dict[int, int] = field(default_factory=dict)
     received: int = 0
     overhead: int = 0
@@ -138,8 +140,10 @@ class _Exchange:
         dealt = [node for node, name in self._names.items() if name in self.unmasking.dealt]
         said = {node: {"parcels": self.unmasking.parcels_for(self._names[node])} for node in dealt}
         vectors = self._ask(kind, said, partial(_masked, sizes=sizes), contents)
-        for node, words in vectors.items():
+        for node, (words, epsilon) in vectors.items():
             self._take(node, self.unmasking.take_masked, self._names[node], words)
+            if epsilon is not None:
+                self.found.epsilons[node] = epsilon
         survivors = self.unmasking.survivors
         self.found.survivors = tuple(n for n, name in self._names.items() if name in survivors)
         self._expect(self.unmasking.roll.threshold, len(survivors), "masked vectors arrived")
@@ -230,5 +234,5 @@ def _closing(content: RecordDict) -> tuple[bytes, bytes | None]:
     return _bytes(content, "revealed"), shown if isinstance(shown, bytes) else None
 
 
-def _masked(content: RecordDict, sizes: tuple[int, int]) -> Masked:
-    return read_masked(content.array_records.get(MASKED), *sizes)
+def _masked(content: RecordDict, sizes: tuple[int, int]) -> tuple[Masked, float | None]:
+    return read_masked(content.array_records.get(MASKED), *sizes), read_epsilon(content)

@@ -8,6 +8,7 @@ why, and takes all that it depends on from ``Progress``.
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -18,10 +19,11 @@ from protocol.model import statistics
 from protocol.model.compression import codec_of
 from protocol.model.settings import TrainingSettings
 from protocol.model.statistics import Statistics, Sums
-from protocol.model.update import Arrays, pack
+from protocol.model.update import Arrays, pack_model
 from protocol.roster import Roster
 from protocol.secure_aggregation.contribution import highest
 from server.averaging import mean_change
+from server.exchange import exchange
 from server.masked_rounds import MaskedRounds
 from server.optimisers import Moments
 from server.participants import draw, present, wait_for_quorum
@@ -117,8 +119,7 @@ class Strategy:
             bytes_up=sum(sizes.values()),
         )
         change = mean_change(list(valid.values())) if report.counted else None
-        self._finish(report, len(valid), change)
-        return report
+        return self._finish(report, len(valid), change)
 
     def evaluate(self, model: Arrays) -> dict[str, float]:
         """The validation recall@10 of ``model`` at every institution that is there and tells.
@@ -152,6 +153,7 @@ class Strategy:
                     if node in survivors
                     else found.reasons.get(node, said.failure or "its vector did not arrive"),
                     bytes_up=found.sent.get(node, 0),
+                    privacy_epsilon=found.epsilons.get(node) if node in survivors else None,
                 )
                 for node, name in asked.items()
             ),
@@ -160,11 +162,10 @@ class Strategy:
             bytes_up=sum(found.sent.values()),
             masked=said,
         )
-        self._finish(report, len(survivors), change)
-        return report
+        return self._finish(report, len(survivors), change)
 
-    def _finish(self, report: RoundReport, valid: int, change: Moments | None) -> None:
-        """One step, if the round counts."""
+    def _finish(self, report: RoundReport, valid: int, change: Moments | None) -> RoundReport:
+        """One step, if the round counts; the report with what it cost."""
         progress = self._progress
         self._give_up_if_hopeless(report, valid)
         if change is not None:
@@ -172,8 +173,11 @@ class Strategy:
                 progress.judge(report.val_recall_at_10)
             if self._central is not None:
                 change = self._central.protect(change, valid, self._rounding(report))
+                noisy = 1 + sum(one.counted for one in progress.reports)
+                report = replace(report, central_epsilon=self._central.epsilon(noisy))
             progress.current = progress.optimiser.step(progress.current, change)
         progress.reports.append(report)
+        return report
 
     def _rounding(self, report: RoundReport) -> float:
         """How far secure aggregation moves any value of a change of weight 1."""
@@ -183,7 +187,7 @@ class Strategy:
         return step * self._settings.max_weight / 2
 
     def _model(self, arrays: Arrays) -> Records:
-        records: Records = {"arrays": pack(arrays)}
+        records: Records = {"arrays": pack_model(arrays)}
         if self._progress.statistics is not None:
             records[statistics.RECORD] = self._progress.statistics.to_record()
         return records
@@ -212,7 +216,7 @@ class Strategy:
             )
             for node, records in contents.items()
         ]
-        return list(self._grid.send_and_receive(messages, timeout=deadline))
+        return exchange(self._grid, messages, deadline)
 
     def _give_up_if_hopeless(self, report: RoundReport, valid: int) -> None:
         recent = [*self._progress.reports, report][-MAX_MISSED:]

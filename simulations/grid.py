@@ -16,10 +16,12 @@ pinned to 1.41:
 """
 
 import logging
+import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -47,6 +49,7 @@ from protocol.model.towers import TwoTowers
 from protocol.model.update import arrays_of, load_arrays, unpack
 from server.app import app as server_app
 from server.app import listening
+from server.exchange import exchange
 from server.replies import count_bytes
 from server.round import RoundReport
 from simulations.members import member_name, throw_away_members
@@ -79,12 +82,15 @@ class InProcessGrid(Grid):
         self._app = app
         self._run = Run.create_empty(_RUN)
         self._contexts = {
-            node: Context(_RUN, node, dict(config), RecordDict(), dict(run_config or {}))
+            node: Context(
+                _RUN, node, {**config, "simulation": True}, RecordDict(), dict(run_config or {})
+            )
             for node, config in enumerate(nodes, start=1)
         }
         # An institution answers one message at a time: its state is one.
         self._busy = {node: Lock() for node in self._contexts}
-        self._pending: dict[str, Future[Message]] = {}
+        #: Answers that nobody has pulled, and when nobody wants them any more.
+        self._pending: dict[str, tuple[Future[Message], float]] = {}
         self._pool = ThreadPoolExecutor(
             workers or os.cpu_count() or 1,
             thread_name_prefix="institution",
@@ -102,8 +108,7 @@ class InProcessGrid(Grid):
 
     def close(self) -> None:
         """Ends the threads: those in training stop at their next batch."""
-        for future in self._pending.values():
-            future.cancel()
+        self._forget(math.inf)
         interrupted.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         interrupted.clear()
@@ -141,6 +146,7 @@ class InProcessGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Starts the work of each message in a thread; returns the messages' ids."""
+        self._forget(time.monotonic())
         identifiers = []
         for message in messages:
             identifier = uuid.uuid4().hex
@@ -148,7 +154,8 @@ class InProcessGrid(Grid):
             metadata.__dict__["_message_id"] = identifier
             copy = Message(deepcopy(message.content), metadata=metadata)  # type: ignore[call-overload]
             self.bytes_down += count_bytes(copy)
-            self._pending[identifier] = self._pool.submit(self._answer, copy)
+            answer = self._pool.submit(self._answer, copy)
+            self._pending[identifier] = answer, time.monotonic() + metadata.ttl
             identifiers.append(identifier)
         return identifiers
 
@@ -156,24 +163,23 @@ class InProcessGrid(Grid):
         """The replies that are there, each once."""
         replies = []
         for identifier in message_ids:
-            future = self._pending.get(identifier)
-            if future is not None and future.done():
+            answer, _ = self._pending.get(identifier, (None, 0.0))
+            if answer is not None and answer.done():
                 del self._pending[identifier]
-                replies.append(future.result())
+                replies.append(answer.result())
                 self.bytes_up += count_bytes(replies[-1])
         return replies
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Pushes, waits until all have answered or ``timeout`` seconds are over, and pulls."""
-        identifiers = list(self.push_messages(messages))
-        wait([self._pending[identifier] for identifier in identifiers], timeout)
-        replies = self.pull_messages(identifiers)
-        for identifier in identifiers:  # what comes too late is not wanted any more
-            if late := self._pending.pop(identifier, None):
-                late.cancel()
-        return replies
+        """Pushes, and pulls until all have answered or ``timeout`` seconds are over."""
+        return exchange(self, messages, math.inf if timeout is None else timeout)
+
+    def _forget(self, now: float) -> None:
+        """What comes later than its message lives is not wanted any more."""
+        for identifier in [one for one, (_, until) in self._pending.items() if until <= now]:
+            self._pending.pop(identifier)[0].cancel()
 
     def _answer(self, message: Message) -> Message:
         node = message.metadata.dst_node_id

@@ -4,11 +4,12 @@ What leaves: the change of what learns, compressed as the run says; the training
 of the received model on the institution's own validation split; where the run standardises, sums
 of its image features; and, where its own settings allow, how many pairs it trained on, skipped,
 and how many captions were cut. Of private training neither the loss nor these counts leave, and
-what it has cost only where counts are shared. With secure aggregation all of that leaves under
+what it has cost only where the policy says so. With secure aggregation all else leaves under
 masks, and only its sum over institutions is ever read. What arrives is checked as any foreign
 bytes are, and against the institution's own policy.
 
 The institution's own settings (``node_config``): ``data``, the folder of pairs; ``name``;
+``simulation``, true where there is no policy because nobody is to be protected;
 ``share-counts``, true unless it says otherwise; ``group-key``; ``public-captions``, a file of
 texts; ``synonyms``; ``cache`` and ``state``, folders that it alone reads; ``policy``, the file of
 what it allows, which then decides about counts; those of ``client.institution.aggregation``; and
@@ -50,13 +51,13 @@ from protocol.errors import (
 )
 from protocol.model import statistics
 from protocol.model.compression import codec_of
-from protocol.model.compression.codec import flatten, require_finite
+from protocol.model.compression.codec import require_finite
 from protocol.model.masking import EVALUATE_TOTALS, TRAIN_TOTALS, contribution_of, totals_of
 from protocol.model.pretrained import EncoderChoice, Pretrained
 from protocol.model.settings import TrainingSettings
 from protocol.model.statistics import Statistics, Sums
 from protocol.model.towers import TwoTowers
-from protocol.model.update import Arrays, arrays_of, load_arrays, unpack
+from protocol.model.update import Arrays, arrays_of, flatten, load_arrays, unpack_model
 from protocol.secure_aggregation.contribution import Contribution
 
 app = ClientApp()
@@ -221,8 +222,10 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
             said["train-loss"] = loss
         if plan is None and not masked.roll.equal:
             said |= {"pairs-skipped": held.skipped, "captions-cut": held.cut}
-        totals = totals_of(TRAIN_TOTALS, said)
-        return masked.reply(Contribution(flatten(change), totals, weight))
+        reply = masked.reply(Contribution(flatten(change), totals_of(TRAIN_TOTALS, said), weight))
+        if site.share_epsilon and spent is not None:  # its own, beside the sum
+            reply["metrics"] = MetricRecord({"privacy-epsilon": spent})
+        return reply
     residuals = Residuals(context.state, site.state, run_of(config))
     codec = codec_of(settings.compression)
     record, residual = codec.encode(
@@ -232,7 +235,7 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     if plan is None:
         metrics["train-loss"] = loss
     metrics["num-examples"] = examples if site.share_counts else 1
-    if site.share_counts and spent is not None:
+    if site.share_epsilon and spent is not None:
         metrics["privacy-epsilon"] = spent
     if site.share_counts and plan is None:
         metrics["pairs-skipped"] = held.skipped
@@ -297,7 +300,7 @@ def _received(content: RecordDict, site: Site, action: Action) -> _Run:
     if record is None:
         raise MalformedMessage("expected the global model under the name arrays")
     model = _starting(site, settings)
-    before = unpack(record, arrays_of(model))
+    before = unpack_model(record, arrays_of(model))
     load_arrays(model, before)
     if settings.standardise:
         said = content.array_records.get(statistics.RECORD)

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from client.institution.privacy.cli import privacy
+from client.institution.privacy.cli import privacy, privacy_plan
 from protocol.terminal import AsJson, Outcome, command
 
 app = typer.Typer(help="Answer encrypted questions.", no_args_is_help=True)
 app.command()(privacy)
+app.command()(privacy_plan)
 
 Int8Option = Annotated[
     bool, typer.Option("--int8", help="Run pretrained encoders with weights of eight bits.")

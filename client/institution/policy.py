@@ -61,6 +61,8 @@ min-noise = 0.0
 # What all rounds of all runs together may spend; 0 sets no limit.
 max-epsilon = 0.0
 delta = 1e-6
+# true: the coordinator is told what has been spent. It follows from the number of records.
+share-epsilon = false
 """
     + search_policy.TEMPLATE
 )
@@ -107,11 +109,12 @@ class TrainingPolicy(PolicyTable):
 
 
 class PrivacyPolicy(PolicyTable):
-    """The least noise, and the most that may be spent."""
+    """The least noise, the most that may be spent, and who is told."""
 
     min_noise: float = Field(default=0.0, ge=0.0)
     max_epsilon: float = Field(default=0.0, ge=0.0)
     delta: float = Field(default=1e-6, gt=0.0, lt=0.1)
+    share_epsilon: bool = False
 
 
 class Policy(PolicyTable):

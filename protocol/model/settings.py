@@ -169,6 +169,14 @@ class TrainingSettings:
         if self.central_noise and self.compression != "none":
             # What is rounded after it was clipped may be longer than agreed.
             raise _refused("compression", "none with central-noise", self.compression)
+        if self.central_noise and self.secure_aggregation and self.max_weight != 1:
+            # All weigh the same, and a sum that could hold more is rounded more coarsely, which
+            # would widen the noise.
+            raise MalformedMessage(
+                "training setting max-weight: expected 1 with central-noise and "
+                f"secure-aggregation, got {self.max_weight}",
+                "set max-weight to 1 (--max-weight 1)",
+            )
 
     @property
     def epochs(self) -> int:

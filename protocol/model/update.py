@@ -20,6 +20,7 @@ from numpy.lib import format as npy
 from protocol.errors import MalformedMessage
 
 Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
+_MODEL = "model"
 
 
 def arrays_of(model: torch.nn.Module) -> Arrays:
@@ -63,6 +64,42 @@ def unpack(
         name: read_array(name, record[name], dtype, values.shape).astype(np.float32, copy=False)
         for name, values in like.items()
     }
+
+
+def pack_model(arrays: Mapping[str, npt.NDArray[np.float32]]) -> ArrayRecord:
+    """All the arrays as one, which goes to every institution in every round.
+
+    Flower sends each array by itself, and asks for it, signs and stores it: sixty requests of an
+    institution for a small model, and one this way.
+    """
+    return pack({_MODEL: flatten(arrays)})
+
+
+def unpack_model(record: ArrayRecord, like: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    """Undoes ``pack_model`` for arrays of the names and shapes of ``like``, which must be finite.
+
+    Raises MalformedMessage.
+    """
+    size = sum(values.size for values in like.values())
+    expect_names(record, [_MODEL])
+    return unflatten(read_array(_MODEL, record[_MODEL], "float32", (size,)), like)
+
+
+def flatten(arrays: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """All values in one float32 [n], in the order of the names, which both sides agree on."""
+    parts = [arrays[name].ravel() for name in sorted(arrays)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def unflatten(values: npt.NDArray[np.float32], like: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    """Undoes ``flatten``: arrays with the names, shapes and order of ``like``."""
+    found: Arrays = {}
+    start = 0
+    for name in sorted(like):
+        end = start + like[name].size
+        found[name] = values[start:end].reshape(like[name].shape)
+        start = end
+    return {name: found[name] for name in like}
 
 
 def expect_names(record: ArrayRecord, names: Collection[str]) -> None:

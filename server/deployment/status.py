@@ -8,6 +8,7 @@ from protocol.supervision import processes
 from server.deployment.control import Control
 from server.deployment.place import Place
 from server.deployment.run import TrainingRun
+from server.privacy import CENTRAL_DELTA
 from server.round import RoundReport
 
 
@@ -19,6 +20,11 @@ def describe_round(report: RoundReport, earlier: Sequence[RoundReport] = ()) -> 
         parts.append(f"loss {report.train_loss:.3f}")
     if report.val_recall_at_10 is not None:
         parts.append(f"recall@10 {100 * report.val_recall_at_10:.1f} % before it")
+    paid = [f"{one.name} {one.privacy_epsilon:.2f}" for one in answered if one.privacy_epsilon]
+    if paid:
+        parts.append(f"epsilon so far: {', '.join(paid)}")
+    if report.central_epsilon is not None:
+        parts.append(f"central epsilon {report.central_epsilon:.2f} at {CENTRAL_DELTA:g}")
     parts.append(f"{report.bytes_down / 1e6:.1f} MB out, {report.bytes_up / 1e6:.1f} MB in")
     rounds = [*earlier, report]
     left = (report.rounds - report.number) * sum(one.seconds for one in rounds) / len(rounds)

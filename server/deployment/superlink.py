@@ -9,12 +9,15 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from protocol import flower
+from protocol.certificates import Certificate
 from protocol.child import Program
 from protocol.errors import BlindsightError, ServiceError
 from protocol.health import problem_of
 from protocol.hosts import from_here
+from protocol.roster import Member, Roster
 from protocol.supervision import Supervisor, require_free, require_none, stopping
 from protocol.terminal import say
 from server.deployment.control import Control
@@ -78,7 +81,9 @@ def programs(place: Place) -> list[Program]:
             "--superexec-auth-secret-file", str(secret),
         ),
         place.log("executor"),
-        flower.environment(place.state / "executor"),
+        # Seconds between two looks for work; Flower's default is 1.
+        flower.environment(place.state / "executor")
+        | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"},
     )  # fmt: skip
     host = from_here(place.federation.listen)
     nginx = Program(
@@ -93,28 +98,50 @@ def programs(place: Place) -> list[Program]:
 
 
 def _keep_enrolled(place: Place, stop: threading.Event) -> None:
-    """Make the roster's institutions nodes, now and whenever the roster changes."""
-    seen: bytes | None = None
+    """Make the roster's institutions nodes, now and whenever they are others than before."""
+    seen: Roster | None = None
     while not stop.is_set():
         try:
-            found = place.roster.read_bytes()
+            found = admitted(place)
             if found != seen:
-                enrol(place)
+                enrol(place, found)
                 seen = found
+                for member in set(place.read_roster().members) - set(found.members):
+                    say(f"{member.name} is not let in: its certificate is not valid now")
         except (BlindsightError, OSError) as error:
             say(f"the roster: {error}")
         stop.wait(_LOOK_SECONDS)
 
 
-def enrol(place: Place) -> None:
-    """Register who joined the roster with the superlink, unregister who left; both are audited."""
+def admitted(place: Place) -> Roster:
+    """The roster without the institutions whose certificate is not valid now.
+
+    A node shows the superlink its key alone, and keys do not expire. Raises UsageError,
+    MalformedMessage for a roster that cannot be believed.
+    """
+    roster = place.read_roster()
+    there = [one for one in roster.members if one.role != "institution" or _valid(place, one)]
+    return replace(roster, members=tuple(there))
+
+
+def enrol(place: Place, roster: Roster) -> None:
+    """Register who is new in the roster with the superlink, unregister who left; both audited."""
     with Control(place.superlink, place.authority) as control:
-        came, went = control.enrol(place.read_roster())
+        came, went = control.enrol(roster)
     audit = place.audit
     for name in came:
         audit.record("node-registered", name=name)
     for name in went:
         audit.record("node-unregistered", name=name)
+
+
+def _valid(place: Place, member: Member) -> bool:
+    try:
+        certificate = Certificate.load(place.member(member.name) / "certificate.pem")
+        certificate.check_dates()
+    except BlindsightError:
+        return False
+    return certificate.identity == member.identity
 
 
 def find_nginx() -> str:

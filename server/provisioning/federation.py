@@ -8,18 +8,20 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from protocol.certificates import Certificate
 from protocol.errors import UsageError
 from protocol.files import open_exclusively, write_atomically
-from protocol.identity import Identity
+from protocol.identity import Identity, PublicIdentity
 from protocol.provisioning.certificate_request import CertificateRequest
 from protocol.provisioning.kit import Kit
 from protocol.provisioning.unit import service_unit
 from protocol.roster import MAX_MEMBERS, Member, Role, Roster
 from server.provisioning.authority import Authority
 from server.provisioning.home import CoordinatorHome
+from server.provisioning.passphrase import Passphrase
 from server.provisioning.proxy import nginx_configuration
 from server.provisioning.settings import FederationSettings
 
@@ -39,9 +41,12 @@ class Approval:
 
 
 class Federation:
-    """The federation whose authority's key lies in a coordinator's folder."""
+    """The federation whose authority's key lies in a coordinator's folder.
 
-    def __init__(self, home: CoordinatorHome) -> None:
+    The key is read when something is to be signed, and ``passphrase`` asked for then.
+    """
+
+    def __init__(self, home: CoordinatorHome, passphrase: Passphrase | None = None) -> None:
         """Open it. Raises UsageError where there is none, MalformedMessage for damaged files."""
         if not home.settings.exists():
             raise UsageError(
@@ -50,21 +55,38 @@ class Federation:
             )
         self.home = home
         self.settings = FederationSettings.load(home.settings)
-        self.authority = Authority(
-            Identity.load(home.authority_key), Certificate.load(home.authority_certificate)
-        )
-        if self.authority.certificate.identity != self.authority.identity.public:
+        self.authority_certificate = Certificate.load(home.authority_certificate)
+        self._passphrase = passphrase or Passphrase()
+
+    @property
+    def public(self) -> PublicIdentity:
+        """The authority as others know it."""
+        return self.authority_certificate.identity
+
+    @cached_property
+    def authority(self) -> Authority:
+        """The authority with its key. Raises UsageError for another key, or a wrong passphrase."""
+        identity = Identity.load(self.home.authority_key, self._passphrase.ask)
+        if self.public != identity.public:
             raise UsageError(
-                f"{home.authority_certificate} is not of the key beside it",
+                f"{self.home.authority_certificate} is not of the key beside it",
                 "Put the files of one authority together again, from a backup.",
             )
+        return Authority(identity, self.authority_certificate)
 
     @classmethod
-    def create(cls, home: CoordinatorHome, settings: FederationSettings) -> "Federation":
+    def create(
+        cls,
+        home: CoordinatorHome,
+        settings: FederationSettings,
+        passphrase: Passphrase | None = None,
+    ) -> "Federation":
         """Make keys, certificates, roster, configuration. Raises UsageError, StorageError.
 
-        A key that an interrupted attempt left is used; a finished federation is never replaced.
+        The authority's key is encrypted with what ``passphrase`` chooses. A key that an interrupted
+        attempt left is used; a finished federation is never replaced.
         """
+        passphrase = passphrase or Passphrase()
         home.prepare()
         with _alone(home):
             if home.settings.exists():
@@ -74,7 +96,11 @@ class Federation:
             for name in ("members", "units", "state", "releases"):
                 home.folder(name)
             key = home.authority_key
-            identity = Identity.load(key) if key.exists() else Identity.create(key)
+            identity = (
+                Identity.load(key, passphrase.ask)
+                if key.exists()
+                else Identity.create(key, passphrase.choose())
+            )
             authority = Authority.create(identity, settings.name)
             write_atomically(home.authority_certificate, authority.certificate.pem)
             home.audit.record("federation-created", authority=identity.public.fingerprint)
@@ -87,11 +113,11 @@ class Federation:
                                 "coordinator", "up")  # fmt: skip
             write_atomically(home.unit, unit)
             settings.save(home.settings)
-        return cls(home)
+        return cls(home, passphrase)
 
     def roster(self) -> Roster:
         """The roster as it stands."""
-        return Roster.read(self.home.roster, self.authority.identity.public)
+        return Roster.read(self.home.roster, self.public)
 
     def certificate(self, member: Member) -> Certificate:
         """The certificate that a member got last."""
@@ -159,13 +185,14 @@ class Federation:
                 )
             rest = tuple(one for one in roster.members if one != member)
             roster = replace(roster, serial=roster.serial + 1, members=rest)
+            signed = roster.to_json(self.authority.identity)
             self.home.audit.record(
                 "member-revoked",
                 member=name,
                 fingerprint=member.identity.fingerprint,
                 roster=roster.serial,
             )
-            roster.write(self.home.roster, self.authority.identity)
+            write_atomically(self.home.roster, signed)
         return member, roster
 
     def _confirm(self, request: CertificateRequest, hosts: Sequence[str] | None) -> tuple[str, ...]:
@@ -191,7 +218,7 @@ class Federation:
     def _check(self, member: Member, roster: Roster, renew: bool) -> None:
         key = member.identity
         named, same = roster.named(member.name), roster.find(key)
-        if member.name in _RESERVED or key == self.authority.identity.public:
+        if member.name in _RESERVED or key == self.public:
             raise UsageError(
                 f"{member.name} with key {key.fingerprint} is the coordinator's own",
                 "Every party takes a name of its own, and makes a key of its own.",

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from protocol.errors import BlindsightError
+from protocol.identity import Identity
 from protocol.provisioning.preflight import (
     Check,
     check_disk,
@@ -41,11 +42,15 @@ def examine_coordinator(root: Path) -> list[Check]:
 
 def _check_authority(federation: Federation) -> Check:
     try:
-        federation.authority.certificate.check_authority()
+        federation.authority_certificate.check_authority()
         federation.roster()
+        protected = Identity.is_encrypted(federation.home.authority_key)
+        if not protected:  # nobody is asked for a passphrase here
+            assert federation.authority
     except BlindsightError as error:
         return refused("authority", error)
-    return Check("authority", federation.authority.identity.public.fingerprint)
+    keys = "its key has a passphrase" if protected else "its key has no passphrase"
+    return Check("authority", f"{federation.public.fingerprint}; {keys}")
 
 
 def _check_proxy(federation: Federation) -> Check:

@@ -109,7 +109,7 @@ class Poc:
         for name, pairs in shares.items():
             home = InstitutionFolder(self.root / "institutions" / name)
             kit = _approve(federation, home, name, "institution")
-            install(home.root, kit, federation.authority.identity.public.fingerprint)
+            install(home.root, kit, federation.public.fingerprint)
             InstitutionSettings(
                 name=name,
                 coordinator=settings.coordinator,
@@ -117,11 +117,10 @@ class Poc:
                 service_port=next(ports),
                 directory_port=settings.directory_port,
                 reach="relay",
-                release=("thumbnail",),
             ).save(home.settings)
             write_pairs(home.root / "data", pairs, folder)
         kit = _approve(federation, Home(self.searcher), "searcher", "searcher")
-        authority = federation.authority.identity.public.fingerprint
+        authority = federation.public.fingerprint
         install_kit(Home(self.searcher), kit, "searcher", authority)
         for root in self.institutions:
             update_roster(Home(root), federation.home.roster)
@@ -166,7 +165,8 @@ class Poc:
         bundle, count = build_bundle().sha256, len(self.institutions)
         policy = TEMPLATE.replace("bundles = []", f'bundles = ["{bundle}"]')
         policy = policy.replace("min-institutions = 3", f"min-institutions = {min(3, count)}")
-        policy = policy.replace("searchers = []", 'searchers = ["searcher"]')
+        policy = policy.replace("searchers = []", 'searchers = ["*"]')
+        policy = policy.replace("release = []", 'release = ["caption", "thumbnail"]')
         for home in self.institutions:
             path = InstitutionFolder(home).policy
             if bundle not in path.read_text():

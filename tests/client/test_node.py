@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +18,15 @@ import pytest
 import yaml
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResultStatus
 from flwr.supernode import start_client_internal as internal
 from flwr.supernode.fleet_http_connection import http_request_response
+from flwr.supernode.runtime import run_clientapp
 
 from client.institution.deployment import node
-from client.institution.deployment.executor import LIBRARIES, ForkingExecutor
+from client.institution.deployment.executor import LIBRARIES, WAITS, ForkingExecutor
 from client.institution.deployment.node import Approval
 from client.institution.deployment.place import Place
 from client.institution.deployment.processes import explain, programs
@@ -147,11 +148,31 @@ def test_flower_still_asks_for_bundles_where_the_guard_stands() -> None:
     assert pulled.index("_verify_fab(") < pulled.index("store_fab(")
 
 
-def test_flowers_node_only_sleeps_by_its_clock() -> None:
-    assert set(re.findall(r"\btime\.(\w+)", inspect.getsource(internal)[1:])) <= {"sleep"}
-    began = time.monotonic()
-    node.Clock.sleep(60.0)
-    assert time.monotonic() - began < 5
+def test_flowers_node_only_sleeps_by_its_clock_which_is_short_while_work_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = re.findall(r"\btime\.(\w+)(\([\d.]+\))?", inspect.getsource(internal)[1:])
+    assert set(used) == {("sleep", "(3)"), ("sleep", "(0.5)")}
+    now, slept = 1000.0, []
+    monkeypatch.setattr(node.time, "monotonic", lambda: now)
+    monkeypatch.setattr(node.time, "sleep", slept.append)
+    clock = node.Clock()
+    clock.sleep(3)  # nothing came yet
+    clock.sleep(0.5)  # its ClientApp works
+    clock.sleep(3)
+    now += node.LATELY_SECONDS + 1
+    clock.sleep(3)
+    assert slept == [3, node.LOOK_SECONDS, node.LOOK_SECONDS, 3]
+
+
+def test_flower_still_waits_as_its_functions_say_by_default() -> None:
+    for pull, waits in (
+        (inflatable_utils.pull_objects, node.WAITS),
+        (inflatable_utils.pull_and_inflate_object_from_tree, WAITS),
+    ):
+        assert set(waits) <= set(inspect.signature(pull).parameters)
+    for module in (internal, run_clientapp):  # nobody says otherwise
+        assert "backoff" not in inspect.getsource(module)
 
 
 def test_flower_takes_the_keys_from_files_in_memory(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from typer.testing import CliRunner
 
+from client.institution.cli import app
 from client.institution.policy import Policy
 from client.institution.privacy.budget import budget_of, pay
 from client.institution.privacy.ledger import Budget, Charge, Ledger
@@ -324,3 +326,12 @@ def test_the_stricter_of_policy_and_settings_holds() -> None:
     for wrong in ({"privacy-delta": 0.0}, {"privacy-budget-epsilon": "8"}, {"privacy-delta": 1}):
         with pytest.raises(UsageError, match="expected a number"):
             budget_of(wrong, None)
+
+
+def test_the_plan_says_the_noise_that_a_run_needs_and_no_less() -> None:
+    words = ["--units", "500", "--epsilon", "4", "--rounds", "5", "--batch-size", "100"]
+    done = CliRunner().invoke(app, ["privacy-plan", *words, "--json"])
+    found = json.loads(done.stdout)["data"]
+    settings = replace(TrainingSettings(), rounds=5, batch_size=100, privacy_noise=found["noise"])
+    spent = [Plan.of(settings, 500).spending(settings.local_epochs) for _ in range(5)]
+    assert epsilon(spent, 1e-6) == pytest.approx(found["epsilon"]) and 3.9 < found["epsilon"] <= 4

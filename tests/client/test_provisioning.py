@@ -42,7 +42,6 @@ def test_what_is_installed_is_whole_and_closed_to_others(home: InstitutionFolder
     assert (done.kept, done.moved) == ((), False)
     settings = InstitutionSettings.load(home.settings)
     assert (settings.name, settings.coordinator) == ("clinic", "fleet.example.org:8443")
-    assert settings.release == ()
     Policy.read(home.policy)
     assert f'"institution" "up" "--home" "{home.root}"' in home.unit.read_text()
     assert set(modes(home.root).values()) == {0o600, 0o700}

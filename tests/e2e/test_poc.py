@@ -41,17 +41,42 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_round_is_trained_securely_and_its_release_signed(trial: dict[str, Any]) -> None:
-    assert trial["trained"]["rounds"] == 1
+    assert trial["trained"]["rounds"] == 2
     assert trial["files"] == ["manifest.json", "model.safetensors", "signature.json"]
     status = trial["status"]
     assert [one["online"] for one in status["institutions"]] == [True] * 3
     processes = {one["name"] for one in status["processes"]}
     assert processes == {"superlink", "executor", "nginx", "directory"}
     run = status["run"]
-    assert run["secure_aggregation"] is True and run["counted"] == run["rounds"] == 1
+    assert run["secure_aggregation"] is True and run["counted"] == run["rounds"] == 2
     assert run["release"] == trial["trained"]["release_id"] and run["state"] == "completed"
     assert "3 of 3 institutions" in run["last"]
     assert {"executor", "nginx", "superlink"} <= set(trial["logs"])
+
+
+def test_a_run_is_stopped_and_goes_on_after_its_last_round(trial: dict[str, Any]) -> None:
+    assert len(trial["stop"]["stopped"]) == 1 and trial["before"] == 1
+    ended = trial["while_stopped"]
+    assert ended["message"] == "the run was stopped" and "--resume" in ended["hint"]
+    assert trial["trained"]["run"] == trial["status"]["run"]["number"] == 1
+
+
+def test_a_policy_refuses_an_update_by_itself_and_both_sides_read_why(
+    trial: dict[str, Any],
+) -> None:
+    asked = "this institution's policy allows true, the run asks for False"
+    why = f"policy: secure-aggregation: {asked}"
+    said = trial["alone"]["said"]
+    assert said["error_code"] == "training" and why in said["message"]
+    assert trial["alone"]["audited"] == [why]
+
+
+def test_nodes_that_have_no_business_there_are_refused(trial: dict[str, Any]) -> None:
+    found = trial["strangers"]
+    assert "certificate is refused" in found["of_proxy"]
+    for name in ("foreign", "expired"):
+        assert found[name]["code"] != 0 and "refused it" in found[name]["why"]
+    assert "refused it" in trial["revoked"]
 
 
 def test_from_outside_there_is_nothing_but_the_fleet(trial: dict[str, Any]) -> None:

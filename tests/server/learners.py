@@ -24,7 +24,7 @@ from protocol.model.settings import TrainingSettings
 from protocol.model.statistics import RECORD, Statistics, Sums
 from protocol.model.tower_settings import TowerSettings
 from protocol.model.towers import TwoTowers
-from protocol.model.update import Arrays, arrays_of, unpack
+from protocol.model.update import Arrays, arrays_of, unpack_model
 from server.coordinator import OnRound, TrainingResult, coordinate
 from simulations.grid import InProcessGrid
 
@@ -57,7 +57,7 @@ def learners() -> ClientApp:
         settings = TrainingSettings.from_run_config(config)
         if settings.standardise:
             Statistics.from_record(message.content.array_records[RECORD], WIDTH)
-        received = unpack(message.content.array_records["arrays"], INITIAL)
+        received = unpack_model(message.content.array_records["arrays"], INITIAL)
         number, state = config["server-round"], context.node_config.get("state")
         assert isinstance(number, int)
         name = ord(str(context.node_config["name"]))
@@ -80,7 +80,7 @@ def learners() -> ClientApp:
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        received = unpack(message.content.array_records["arrays"], INITIAL)
+        received = unpack_model(message.content.array_records["arrays"], INITIAL)
         metrics = MetricRecord(_recall(received))
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 

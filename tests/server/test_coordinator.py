@@ -9,11 +9,11 @@ from flwr.clientapp import ClientApp
 
 from protocol.errors import TrainingError
 from protocol.model.statistics import Statistics, Sums
-from protocol.model.update import pack
+from protocol.model.update import pack, unpack_model
 from server.coordinator import TrainingResult, coordinate
 from server.participants import draw
 from simulations.grid import InProcessGrid
-from tests.server.learners import NAMES, SETTINGS, WIDTH, bits, features, learners, run
+from tests.server.learners import INITIAL, NAMES, SETTINGS, WIDTH, bits, features, learners, run
 
 
 def _names(result: TrainingResult) -> list[list[str]]:
@@ -54,15 +54,16 @@ def _scripted(recalls: list[float], evaluated: list[float]) -> TrainingResult:
     def train(message: Message, context: Context) -> Message:
         number = message.content.config_records["config"]["server-round"]
         assert isinstance(number, int)
-        received = message.content.array_records["arrays"]
-        change = {name: np.ones(tuple(array.shape), "f4") for name, array in received.items()}
+        received = unpack_model(message.content.array_records["arrays"], INITIAL)
+        change = {name: np.ones_like(values) for name, values in received.items()}
         metrics = {"train-loss": 1.0, "num-examples": 9, "val-recall-at-10": recalls[number - 1]}
         content = RecordDict({"arrays": pack(change), "metrics": MetricRecord(metrics)})
         return Message(content, reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        steps = round(float(message.content.array_records["arrays"]["logit_bias"].numpy()[0]))
+        received = unpack_model(message.content.array_records["arrays"], INITIAL)
+        steps = round(float(received["logit_bias"][0]))
         evaluated.append(steps)
         scores = dict(enumerate([*recalls[: SETTINGS.rounds], LAST]))
         metrics = MetricRecord({"val-recall-at-10": scores[steps]})

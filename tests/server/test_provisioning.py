@@ -186,8 +186,9 @@ def test_a_folder_without_a_federation_and_mixed_files_are_named(
     key.unlink()
     Identity.create(key)
     with pytest.raises(UsageError, match="not of the key beside it"):
-        Federation(federation.home)
-    assert examine_coordinator(federation.home.root)[0].fix
+        assert Federation(federation.home).authority
+    (check,) = (one for one in examine_coordinator(federation.home.root) if one.name == "authority")
+    assert check.fix
 
 
 # --- the commands, from a founded federation to a revoked member

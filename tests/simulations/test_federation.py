@@ -21,7 +21,7 @@ from protocol.model.release import read_release
 from protocol.model.settings import TrainingSettings
 from protocol.model.tower_settings import TowerSettings
 from protocol.model.towers import TwoTowers
-from protocol.model.update import arrays_of, pack
+from protocol.model.update import arrays_of, pack_model
 from server.app import app as server_app
 from server.round import RoundReport
 from simulations.baselines import train_baselines
@@ -112,9 +112,9 @@ def test_an_institution_without_usable_data_is_named_and_nothing_leaks(
 
 def test_what_the_institution_is_sent_is_checked(folders: dict[str, Path]) -> None:
     name, data = next(iter(folders.items()))
-    arrays = pack(arrays_of(TwoTowers.initial(TINY, 0)))
+    arrays = pack_model(arrays_of(TwoTowers.initial(TINY, 0)))
     good = ConfigRecord({**SETTINGS.to_run_config(), "server-round": 1})
-    other = pack(arrays_of(TwoTowers.initial(replace(TINY, dim=16), 0)))
+    other = pack_model(arrays_of(TwoTowers.initial(replace(TINY, dim=16), 0)))
     contents = {
         "no model": RecordDict({"config": good}),
         "another model": RecordDict({"config": good, "arrays": other}),

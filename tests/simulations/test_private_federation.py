@@ -4,17 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from flwr.app import UserConfig
+from flwr.app import Context, Message, RecordDict, UserConfig
 
 from client.institution.app import app
 from client.institution.pairs import read_pairs, write_pairs
 from client.institution.policy import TEMPLATE
 from client.institution.privacy.ledger import Ledger
+from client.institution.site import Site
 from protocol.audit import AuditLog
-from protocol.errors import TrainingError
+from protocol.errors import MalformedMessage, PolicyError, TrainingError
 from protocol.model.settings import TrainingSettings
 from protocol.model.tower_settings import TowerSettings
 from server.coordinator import coordinate
+from server.deployment.status import describe_round
 from simulations.grid import InProcessGrid, run_in_process
 from simulations.scenes import write_scenes
 
@@ -82,6 +84,72 @@ def test_central_noise_moves_the_model(folders: dict[str, Path]) -> None:
     apart = (one["image_head.linear.weight"] - two["image_head.linear.weight"]).std()
     # z S / n in each of the two runs
     assert 0.5 < float(apart) / (2**0.5 * 5.0 * 0.1 / 2) < 2
+
+
+def test_central_noise_under_masks_moves_the_model_and_is_reported(
+    folders: dict[str, Path],
+) -> None:
+    masked = replace(
+        SETTINGS, privacy_noise=0.0, central_noise=5.0, central_clip=0.1,
+        secure_aggregation=True, max_weight=1,
+    )  # fmt: skip
+    one, two = (run_in_process(folders, masked) for _ in range(2))
+    name = "image_head.linear.weight"
+    apart = (one.model.state_dict()[name] - two.model.state_dict()[name]).std()
+    # z S / n in each of two runs of two rounds; what the second round adds is trained from noise.
+    assert 0.5 < float(apart) / (4**0.5 * 5.0 * 0.1 / 2) < 2
+    first, last = one.reports
+    assert first.central_epsilon is not None and last.central_epsilon is not None
+    assert 0 < first.central_epsilon < last.central_epsilon
+    assert "central epsilon" in describe_round(last)
+    assert all(report.central_epsilon is None for report in run_in_process(
+        folders, replace(masked, central_noise=0.0, rounds=1)
+    ).reports)  # fmt: skip
+
+
+def test_central_noise_under_masks_wants_all_to_weigh_one() -> None:
+    with pytest.raises(MalformedMessage, match="max-weight: expected 1") as refused:
+        replace(SETTINGS, privacy_noise=0.0, central_noise=5.0, secure_aggregation=True)
+    assert "--max-weight 1" in refused.value.hint
+
+
+def test_under_masks_each_says_what_it_spent_if_its_policy_lets_it(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    said, quiet = folders
+    for name, says in ((said, "true"), (quiet, "false")):
+        (tmp_path / f"{name}.toml").write_text(
+            TEMPLATE.replace("min-institutions = 3", "min-institutions = 2").replace(
+                "share-epsilon = false", f"share-epsilon = {says}"
+            )
+        )
+
+    def governed(message: Message, context: Context) -> Message:
+        context.node_config["policy"] = str(tmp_path / f"{context.node_config['name']}.toml")
+        return app(message=message, context=context)
+
+    masked = replace(SETTINGS, secure_aggregation=True)
+    first, last = (report for report in run_in_process(folders, masked, app=governed).reports)
+    assert not last.dropped
+    spent = {one.name: one.privacy_epsilon for one in last.institutions}
+    paid = spent[said]
+    assert spent[quiet] is None and paid is not None
+    before = next(one.privacy_epsilon for one in first.institutions if one.name == said)
+    assert before is not None and 0 < before < paid
+    assert f"epsilon so far: {said}" in describe_round(last)
+
+
+def test_a_node_without_a_policy_allows_nothing_unless_nobody_is_to_be_protected(
+    folders: dict[str, Path],
+) -> None:
+    name, data = next(iter(folders.items()))
+    config: UserConfig = {"name": name, "data": str(data)}
+    assert Site.of(Context(1, 2, {**config, "simulation": True}, RecordDict(), {})).policy is None
+    others: list[UserConfig] = [{}, {"simulation": "true"}, {"simulation": False}]
+    for said in others:
+        context = Context(1, 2, {**config, **said}, RecordDict(), {"simulation": True})
+        with pytest.raises(PolicyError, match="no policy"):
+            Site.of(context)
 
 
 def test_answers_charges_and_refusals_are_in_the_audit_log(

@@ -6,7 +6,8 @@ round is five messages. Here each message gets a process of its own all the same
 forked from this one. Nothing of this project is imported: that code comes from the bundle that the
 node approved, and from there alone. Besides, the token of a task stands on no command line.
 
-Flower's internals: ``SubprocessExecutor``, its exit handlers and its command ``flwr-clientapp``;
+Flower's internals: ``SubprocessExecutor``, its exit handlers, its command ``flwr-clientapp``, and
+how long this waits for a part of its message that the node has not got yet (1 s, then 2, 4, 8);
 tests/client/test_node.py notices when they change.
 """
 
@@ -19,6 +20,7 @@ from contextlib import suppress
 from flwr.supercore.cli.flower_superexec import flower_superexec
 from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TaskType
 from flwr.supercore.exit.exit_handler import registered_exit_handlers
+from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
 from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
@@ -28,6 +30,8 @@ LIBRARIES = (
     "onnx", "onnxruntime", "numba", "safetensors.torch", "tokenizers", "zstandard", "PIL.Image",
     "pydantic", "cryptography.x509",
 )  # fmt: skip
+#: Seconds, the first time and at most: the node is on this machine, and asked for nothing else.
+WAITS = {"initial_backoff": 0.05, "backoff_cap": 0.5}
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -75,6 +79,8 @@ def _become(spec: ExecutionSpec) -> None:
 
 def main() -> None:
     """Load the libraries, then be flower-superexec."""
+    pull = inflatable_utils.pull_and_inflate_object_from_tree
+    pull.__kwdefaults__ = {**(pull.__kwdefaults__ or {}), **WAITS}
     for name in LIBRARIES:
         with suppress(ImportError):  # then it is loaded, or missed, by whoever needs it
             importlib.import_module(name)

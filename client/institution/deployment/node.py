@@ -7,14 +7,16 @@ signs each bundle whose bytes the policy approves, and Flower's own check does t
 closed: should Flower change so that nothing is signed, every bundle is refused.
 
 The one file with Flower's internals of a node: ``http_request_response``, which fetches a bundle,
-how a signature is said, and how long it sleeps between two looks for messages;
-tests/client/test_node.py notices when they change. The keys go to
-Flower as files in memory, so that no second copy of the institution's own lies on a disk.
+how a signature is said, how long it sleeps between two looks for messages, and how long it waits
+for a part of one that the superlink has not got yet; tests/client/test_node.py notices when they
+change. The keys go to Flower as files in memory, so that no second copy of the institution's own
+lies on a disk.
 """
 
 import base64
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -27,6 +29,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.primitives.asymmetric_ed25519 import create_message_to_sign
 from flwr.supernode import start_client_internal as internal
 from flwr.supernode.cli import flower_supernode
@@ -43,8 +46,14 @@ CONNECT = "http_request_response"
 GET_RUN, GET_FAB = 3, 4
 #: The run-config key of approvals that reviewers signed.
 APPROVALS = "bundle-approvals"
-#: Flower's is 3 s, and secure aggregation has five messages a round.
-LOOK_SECONDS = 0.5
+#: Flower's is 3 s, and secure aggregation has three messages a round, or five.
+LOOK_SECONDS = 0.3
+#: So long after its last work a node takes the run to go on: others may train longer.
+LATELY_SECONDS = 120.0
+#: Flower's node sleeps shorter than this while its ClientApp works, and longer when nothing came.
+_IDLE_SECONDS = 1.0
+#: Flower's are 1 s and 10 s: the next look comes before the coordinator has sent what is missing.
+WAITS = {"initial_backoff": 0.2, "backoff_cap": 2.0}
 _ENTITY = "institution"
 _LICENSE = "valid_license"
 
@@ -105,12 +114,23 @@ class Approval:
 
 
 class Clock:
-    """Flower's node uses ``time`` for nothing but to sleep."""
+    """What Flower's node has for ``time``, which it uses for nothing but to sleep.
 
-    @staticmethod
-    def sleep(seconds: float) -> None:
-        """Sleep less."""
-        time.sleep(min(seconds, LOOK_SECONDS))
+    It sleeps longer when nothing came than while its ClientApp works. So this knows whether a run
+    is under way: then it looks often, and else as seldom as Flower does, for every look of every
+    institution costs the superlink a query.
+    """
+
+    def __init__(self) -> None:
+        self._worked = -math.inf
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep less, as long as work came lately."""
+        now = time.monotonic()
+        if seconds < _IDLE_SECONDS:
+            self._worked = now
+        lately = now - self._worked < LATELY_SECONDS
+        time.sleep(min(seconds, LOOK_SECONDS) if lately else seconds)
 
 
 def run(place: Place, secret: Path) -> None:
@@ -118,7 +138,8 @@ def run(place: Place, secret: Path) -> None:
     approval = Approval(place.policy, place.audit)
     connect = getattr(internal, CONNECT)
     setattr(internal, CONNECT, approval.guard(connect))
-    setattr(internal, "time", Clock)  # noqa: B010 (no name that it exports)
+    setattr(internal, "time", Clock())  # noqa: B010 (no name that it exports)
+    pull_objects.__kwdefaults__ = {**(pull_objects.__kwdefaults__ or {}), **WAITS}
     key = Identity.load(place.credentials.private_key).key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.OpenSSH,

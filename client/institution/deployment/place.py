@@ -63,7 +63,6 @@ class Place(InstitutionFolder):
             "credentials": self.identity,
             "host": settings.service_host,
             "port": settings.service_port,
-            "release": settings.release,
         }
 
     def node_config(self) -> dict[str, str]:

@@ -23,10 +23,13 @@ That is the ``sensitivity``, the noise's deviation is ``noise`` times it, and th
 Poisson-sampled Gaussian mechanism with exactly these parameters. Steps of the optimiser, rounding
 and compression only process what has been released.
 
-**Not taken.** Bounds for one item within a shared batch (Kong et al., arXiv:2310.03104) clip the
-gradient of each similarity, n^2 of them, and their sensitivity grows with exp(2 / temperature),
-which is 10^12 at CLIP's. Microbatches that are the same in every step would make one record of
-each answerable for the others, and show no item more than a few negatives.
+**Not taken.** Logit-DP (Kong, Munoz Medina and Ribero, arXiv:2310.03104) bounds one item's reach
+within a shared batch of n: it clips the gradient of each similarity, n^2 of them, to B, and the
+sensitivity is (G1 + G2 + (n - 1) L) B with bounds on the loss's derivatives by the similarities.
+L is how far one similarity moves the softmax weight of another; cosines over a temperature t are
+2 / t apart at most, so by our own estimate (n - 1) L grows towards exp(2 / t) before large n helps:
+10^12 at the 0.07 that CLIP begins with. Microbatches that are the same in every step would make
+one record of each answerable for the others, and show no item more than a few negatives.
 """
 
 import math

@@ -5,7 +5,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from client.institution.settings import Releasable
 from protocol.provisioning.toml_settings import Endpoint, Host, Name, Port, TomlSettings
 
 
@@ -17,9 +16,6 @@ class InstitutionSettings(TomlSettings):
     data: Path = Field(default=Path("data"), description="The folder with images and captions.")
     index: Path = Field(
         default=Path("index"), description="The folder of the index; searched where it is there."
-    )
-    release: tuple[Releasable, ...] = Field(
-        default=(), description='What searchers may fetch of an item: "thumbnail", "caption".'
     )
     service_host: Host = Field(
         default="127.0.0.1", description="The address on which searchers are answered."

@@ -1,7 +1,7 @@
 """What every way to compress an update has in common."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,23 +30,6 @@ class Codec(Protocol):
     def decode(self, record: ArrayRecord, like: Arrays) -> Arrays:
         """What a record says of arrays like these."""
         ...
-
-
-def flatten(arrays: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """All values in one float32 [n], in the order of the names, which both sides agree on."""
-    parts = [arrays[name].ravel() for name in sorted(arrays)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-
-def unflatten(values: npt.NDArray[np.float32], like: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-    """Undoes ``flatten``: arrays with the names, shapes and order of ``like``."""
-    found: Arrays = {}
-    start = 0
-    for name in sorted(like):
-        end = start + like[name].size
-        found[name] = values[start:end].reshape(like[name].shape)
-        start = end
-    return {name: found[name] for name in like}
 
 
 def require_finite(change: Mapping[str, npt.NDArray[np.float32]]) -> None:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord
 
 from protocol.errors import MalformedMessage
-from protocol.model.compression.codec import flatten, require_finite, unflatten
-from protocol.model.update import Arrays, expect_names, pack, read_array
+from protocol.model.compression.codec import require_finite
+from protocol.model.update import Arrays, expect_names, flatten, pack, read_array, unflatten
 
 BLOCK = 256
 _STEPS = 127

@@ -20,9 +20,9 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord
 
 from protocol.errors import MalformedMessage
-from protocol.model.compression.codec import flatten, require_finite, unflatten
+from protocol.model.compression.codec import require_finite
 from protocol.model.compression.float16 import MAX_FLOAT16
-from protocol.model.update import Arrays, expect_names, pack, read_array
+from protocol.model.update import Arrays, expect_names, flatten, pack, read_array, unflatten
 
 _BLOCK = 1 << 16
 
