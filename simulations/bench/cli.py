@@ -71,7 +71,9 @@ def load(
     items: Annotated[int, typer.Option(min=1, help="Vectors in the index.")] = 20_000,
     dim: Annotated[int, typer.Option(min=1, help="Coordinates of a vector.")] = 256,
     searchers: Annotated[int, typer.Option(min=2, max=32, help="Who ask at once.")] = 8,
-    seconds: Annotated[float, typer.Option(min=1, help="How long; the two comparisons take a tenth of it each.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="How long; the two comparisons take a tenth of it each.")
+    ] = 60.0,
     preset: Annotated[str, typer.Option(help="Parameter set: private or fast.")] = "private",
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads for scoring.")] = 2,
     as_json: AsJson = False,

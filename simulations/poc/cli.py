@@ -37,6 +37,8 @@ def up(
         for words in (
             f"train --home {poc.coordinator} --rounds 2",
             f"poc status --dir {directory}",
+            f"poc down --dir {directory}; blindsight poc up --dir {directory}",
+            f"searcher setup --home {poc.searcher}; blindsight ui --home {poc.searcher}",
             f"poc down --dir {directory}",
         )
     )

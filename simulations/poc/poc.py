@@ -26,9 +26,11 @@ from client.institution.policy import TEMPLATE
 from client.institution.provisioning.home import InstitutionFolder
 from client.institution.provisioning.installation import install
 from client.institution.provisioning.settings import InstitutionSettings
+from client.searcher.settings import set_directory
 from protocol.child import tail
 from protocol.errors import ServiceError, UsageError
 from protocol.files import write_atomically
+from protocol.hosts import endpoint
 from protocol.provisioning.enrolment import install_kit, request_certificate, update_roster
 from protocol.provisioning.home import Home
 from protocol.roster import Role
@@ -122,6 +124,7 @@ class Poc:
         kit = _approve(federation, Home(self.searcher), "searcher", "searcher")
         authority = federation.public.fingerprint
         install_kit(Home(self.searcher), kit, "searcher", authority)
+        set_directory(Home(self.searcher), endpoint(_HOST, settings.directory_port))
         for root in self.institutions:
             update_roster(Home(root), federation.home.roster)
         write_atomically(self.root / _MARK, json.dumps({"seed": seed}) + "\n")
@@ -129,14 +132,15 @@ class Poc:
     def start(self) -> None:
         """Start all of it, detached; returns when every institution is online.
 
-        Each institution approves the bundle of this checkout. Raises ServiceError, and then
-        nothing of it runs.
+        Each institution approves the bundle of this checkout, and indexes its pictures anew if
+        there is a release by now. Raises ServiceError, and then nothing of it runs.
         """
         self._approve_bundle()
         with ExitStack() as undo:
             undo.callback(self.stop)
             self.start_party("coordinator", self.coordinator)
             for home in self.institutions:
+                self._index(home)
                 self.start_party("institution", home)
             with progress("waiting for the institutions", None):
                 self.await_online()
@@ -160,6 +164,20 @@ class Poc:
             home.name: processes(home / "state") for home in (self.coordinator, *self.institutions)
         }
         return found
+
+    def _index(self, home: Path) -> None:
+        if not any(Place.open(self.coordinator).releases.glob("[0-9a-f]*")):
+            return
+        with progress(f"indexing the pictures of {home.name}", None):
+            done = subprocess.run(
+                [sys.executable, "-m", "simulations.cli", "index", "build", "--home", str(home)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                env=self._environment(),
+            )
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()[-500:]
+            raise ServiceError(f"{home.name} cannot index its pictures: {said}")
 
     def _approve_bundle(self) -> None:
         bundle, count = build_bundle().sha256, len(self.institutions)
