@@ -85,6 +85,8 @@ class LocalFederation:
                 release="thumbnail",
             )
             processes.append(stack.enter_context(process))
+        # Before the first is waited for: they end together.
+        stack.callback(lambda: [process.end() for process in processes])
         return [
             RemoteInstitution(one.name, one.address(START_SECONDS), searcher, ANSWER_SECONDS)
             for one in processes

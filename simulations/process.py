@@ -51,12 +51,16 @@ class ServiceProcess:
             )
         return str(json.loads(line)["address"])
 
+    def end(self) -> None:
+        """Ask it to end, and do not wait."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self.end()
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:

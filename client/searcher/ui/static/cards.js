@@ -33,7 +33,7 @@ export function showCards(results, hueOf, hold) {
   if (![...grid.children].every((one, place) => one === rows[place]) || held.length || rows.length !== grid.children.length)
     grid.replaceChildren(...rows, ...held);
   grid.setAttribute("aria-busy", String(hold > 0));
-  if (!grid.querySelector('.open[tabindex="0"]')) rove(rows[0]);
+  if (!focused || !grid.querySelector('.open[tabindex="0"]')) rove(rows[0]);
   // The grid itself holds the focus while there is no card to have it.
   if (focused !== grid && focused?.isConnected) focused.focus({ preventScroll: true });
   else if (focused) (rows[0]?.querySelector(".open") ?? grid).focus({ preventScroll: true });
