@@ -85,8 +85,12 @@ class LocalFederation:
                 release="thumbnail",
             )
             processes.append(stack.enter_context(process))
-        # Before the first is waited for: they end together.
-        stack.callback(lambda: [process.end() for process in processes])
+
+        @stack.callback
+        def end_together() -> None:
+            for process in processes:
+                process.end()
+
         return [
             RemoteInstitution(one.name, one.address(START_SECONDS), searcher, ANSWER_SECONDS)
             for one in processes
