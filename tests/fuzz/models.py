@@ -21,7 +21,7 @@ from protocol.model import tower_settings as tower_settings_module
 from protocol.model.release import MANIFEST, MODEL, identify, read_release, write_release
 from protocol.model.tower_settings import TowerSettings
 from protocol.model.towers import TwoTowers
-from protocol.model.update import pack, unpack
+from protocol.model.update import pack, pack_model, unpack, unpack_model
 from tests.fuzz.mutations import of_framed_json, of_json, of_message, of_tokens
 from tests.fuzz.target import MIB, Target, scratch
 
@@ -104,7 +104,7 @@ def update_record(data: bytes) -> None:
         record = serde.array_record_from_proto(flower.ArrayRecord.FromString(data))
     except Exception as error:
         raise MalformedMessage(f"refused by Flower: {error}") from error
-    found = unpack(record, LIKE)
+    found = (unpack_model if set(record) == {"model"} else unpack)(record, LIKE)
     for name, value in found.items():
         assert value.dtype == np.float32
         assert value.shape == LIKE[name].shape
@@ -112,7 +112,10 @@ def update_record(data: bytes) -> None:
 
 
 def update_seeds() -> Sequence[bytes]:
-    return [serde.array_record_to_proto(pack(LIKE)).SerializeToString()]
+    return [
+        serde.array_record_to_proto(record).SerializeToString()
+        for record in (pack(LIKE), pack_model(LIKE))
+    ]
 
 
 def npy(header: bytes) -> bytes:

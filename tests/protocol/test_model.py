@@ -19,7 +19,14 @@ from protocol.model.settings import TrainingSettings
 from protocol.model.tokens import RESERVED, HashTokenizer
 from protocol.model.tower_settings import TowerSettings
 from protocol.model.towers import TwoTowers
-from protocol.model.update import arrays_of, load_arrays, pack, unpack
+from protocol.model.update import (
+    arrays_of,
+    load_arrays,
+    pack,
+    pack_model,
+    unpack,
+    unpack_model,
+)
 
 TINY = TowerSettings(
     image_size=16, dim=8, image_width=16, image_stages=1, text_width=16, buckets=64, max_tokens=8
@@ -182,6 +189,27 @@ def test_update_refuses_what_is_not_asked_for() -> None:
 def test_update_survives_any_bytes(data: bytes) -> None:
     with pytest.raises(MalformedMessage):
         unpack(ArrayRecord({"a": _raw(data)}), {"a": np.zeros((2, 3), np.float32)})
+
+
+def test_the_global_model_travels_as_one_array_and_comes_back_to_the_bit(model: TwoTowers) -> None:
+    arrays = arrays_of(model)
+    record = pack_model(arrays)
+    assert len(record) == 1
+    found = unpack_model(record, arrays)
+    assert list(found) == list(arrays)
+    for name, values in arrays.items():
+        assert found[name].shape == values.shape and found[name].tobytes() == values.tobytes()
+
+
+@given(st.integers(0, 20), st.sampled_from(["model", "other"]), st.booleans())
+def test_a_model_of_another_size_or_name_is_refused(size: int, name: str, finite: bool) -> None:
+    like = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((), np.float32)}
+    values = np.full(size, 1.0 if finite else np.nan, np.float32)
+    if size == 7 and name == "model" and finite:
+        assert unpack_model(pack({name: values}), like)["b"] == 1
+        return
+    with pytest.raises(MalformedMessage):
+        unpack_model(pack({name: values}), like)
 
 
 # --- releases
