@@ -54,7 +54,7 @@ def test_it_runs(kernel: str, tmp_path: Path) -> None:
     assert said[1].count("<img") == 6
     assert all(one.count("<img") == 3 for one in said[3:6])
     assert said[6].count("(") >= 4 and "two blue squares" in said[6]
-    assert "pending []" in said[7] and "4 pictures" in said[7]
+    assert said[7].splitlines()[-1].endswith("4 pictures")
     assert "True" in said[10]
     assert "keys_destroyed" in said[11] and "decoys" in said[11]
     assert "observatory" in said[12] and said[12].count("<img") == 3

@@ -233,8 +233,8 @@ def test_a_sentence_finds_pictures_and_each_partys_account_stands_beside_them(
     search(page, "museum 7")
     assert len(captions(page)) == COUNTS[0]
     assert captions(page)[0] == "museum 7"
-    loaded = page.locator(".card img").evaluate_all("all => all.filter(one => one.naturalWidth)")
-    assert len(loaded) == COUNTS[0]
+    shown = "all => all.filter(one => one.naturalWidth).length"
+    page.wait_for_function(f"({shown})([...document.querySelectorAll('.card img')]) == {COUNTS[0]}")
     expect(page.get_by_role("status")).to_have_text("12 pictures from 3 of 3 institutions.")
     for name in NAMES:
         said = party(page, name)

@@ -2,7 +2,7 @@
 
 import base64
 import ipaddress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def test_an_expired_and_an_early_certificate_say_so_with_the_clock() -> None:
     with pytest.raises(MalformedMessage, match="this machine says that it is"):
         found.check_issued_by(AUTHORITY.certificate, found.not_before - timedelta(hours=1))
     # A clock that is a few minutes late takes a certificate that is fresh.
-    found.check_issued_by(AUTHORITY.certificate, NOW - timedelta(minutes=4))
+    found.check_issued_by(AUTHORITY.certificate, datetime.now(UTC) - timedelta(minutes=4))
 
 
 def test_an_authority_that_expired_vouches_for_nobody() -> None:
