@@ -1,6 +1,7 @@
 """``blindsight ui``: the page on which people search, for whom ``blindsight search`` can ask."""
 
 import json
+import threading
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -49,5 +50,6 @@ def ui(
         searcher = open_searcher(
             stack, federation, institution, release, credentials, home, only, int8
         )
+        threading.Thread(target=searcher.warm, daemon=True).start()
         serve(searcher, port, not (federation or institution), browser, say)
     return Outcome("the page is closed")
