@@ -214,9 +214,13 @@ def test_strangers_are_not_spoken_to(served: list, tmp_path: Path) -> None:
 
 def test_a_missing_picture_costs_itself_alone(served: list) -> None:
     one = served[1]
-    (one.settings.data / "9.png").unlink(missing_ok=True)
-    remote, described = one.asked()
-    released = remote.fetch(described, [8, 9], 2, Traffic())
+    picture = one.settings.data / "9.png"
+    picture.rename(picture.with_suffix(".away"))
+    try:
+        remote, described = one.asked()
+        released = remote.fetch(described, [8, 9], 2, Traffic())
+    finally:
+        picture.with_suffix(".away").rename(picture)
     assert released[9].thumbnail == b""
     assert released[8].thumbnail
     remote.close()
