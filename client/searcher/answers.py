@@ -1,6 +1,6 @@
 """What several institutions answered to one question, brought together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ class Answers:
     scores: dict[str, NDArray[np.float64]]
     notes: dict[str, BlindsightError]
     traffic: dict[str, Traffic]
+    _firsts: dict[tuple[str, int], NDArray[np.intp]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """By name and k: a search looks again whenever one more has answered."""
 
     def best(self, k: int) -> list[tuple[str, int, float]]:
         """Return the k best (institution, position, score).
@@ -29,9 +33,14 @@ class Answers:
         candidates = [
             (name, int(position), float(values[position]))
             for name, values in self.scores.items()
-            for position in _first(values, k)
+            for position in self._first(name, k)
         ]
         return sorted(candidates, key=lambda one: (-one[2], one[0], one[1]))[:k]
+
+    def _first(self, name: str, k: int) -> NDArray[np.intp]:
+        if (name, k) not in self._firsts:
+            self._firsts[name, k] = _first(self.scores[name], k)
+        return self._firsts[name, k]
 
 
 def _first(scores: NDArray[np.float64], k: int) -> NDArray[np.intp]:

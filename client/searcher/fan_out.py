@@ -54,17 +54,6 @@ class FanOut:
         self.answers = [Answers(self.described, {}, self.notes, self.traffic) for _ in questions]
         self.released: dict[tuple[str, int], Released] = {}
 
-    def describe(self) -> None:
-        """Ask what each serves, and no question."""
-        with ThreadPoolExecutor(len(self._institutions), "describe") as pool:
-            asked = {
-                name: pool.submit(one.describe, self._release_id)
-                for name, one in self._institutions.items()
-            }
-            for name, future in asked.items():
-                with self._noted(name):
-                    self.described[name] = future.result()
-
     def run(self, k: int, decoys: int, patience: float | None) -> Iterator[None]:
         """Ask for scores, then for the pictures of the ``k`` best; yield when more is known.
 
@@ -105,7 +94,7 @@ class FanOut:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _took_scores(self, name: str, future: Future[_Scored]) -> bool:
-        with self._noted(name):
+        with _noted(name, self.notes):
             self.described[name], scores = future.result()
             for answers, mine in zip(self.answers, scores, strict=True):
                 answers.scores[name] = mine
@@ -113,20 +102,8 @@ class FanOut:
         return name in self.answered
 
     def _took_items(self, name: str, future: Future[dict[int, Released]]) -> None:
-        with self._noted(name):
+        with _noted(name, self.notes):
             self.released |= {(name, at): item for at, item in future.result().items()}
-
-    @contextmanager
-    def _noted(self, name: str) -> Iterator[None]:
-        """Whatever goes wrong with one institution is a note on it."""
-        try:
-            yield
-        except BlindsightError as error:
-            # Its frames hold the key of the question, which must not outlive the search.
-            error.__cause__ = error.__context__ = None
-            error.message = printable(error.message)  # it may quote the other side
-            error.args = (error.message,)
-            self.notes[name] = error.with_traceback(None)
 
     def _winners(self, k: int) -> dict[str, list[int]]:
         """Positions that are among the k best of a question as things stand, by institution."""
@@ -158,3 +135,30 @@ class FanOut:
     def _fetch(self, name: str, winners: list[int], count: int) -> dict[int, Released]:
         one, traffic = self._institutions[name], self.traffic[name]
         return one.fetch(self.described[name], winners, count, traffic)
+
+
+def describe(
+    institutions: Sequence[RemoteInstitution], release_id: str
+) -> tuple[dict[str, IndexDescription], dict[str, BlindsightError]]:
+    """Ask each what it serves, and no question: descriptions, and notes on the others, by name."""
+    described: dict[str, IndexDescription] = {}
+    notes: dict[str, BlindsightError] = {}
+    with ThreadPoolExecutor(max(1, len(institutions)), "describe") as pool:
+        asked = {one.name: pool.submit(one.describe, release_id) for one in institutions}
+    for name, future in asked.items():
+        with _noted(name, notes):
+            described[name] = future.result()
+    return described, notes
+
+
+@contextmanager
+def _noted(name: str, notes: dict[str, BlindsightError]) -> Iterator[None]:
+    """Whatever goes wrong with one institution is a note on it."""
+    try:
+        yield
+    except BlindsightError as error:
+        # Its frames hold the key of the question, which must not outlive the search.
+        error.__cause__ = error.__context__ = None
+        error.message = printable(error.message)  # it may quote the other side
+        error.args = (error.message,)
+        notes[name] = error.with_traceback(None)

@@ -1,7 +1,6 @@
 """What a searcher checks before it searches: its folder, and whether anybody answers it."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,18 +68,11 @@ def rehearse(
     That question is charged to the searcher's day there, as any is; should one refuse it, the next
     is asked. Raises nothing: what goes wrong is in the notes.
     """
+    from client.searcher.fan_out import describe
     from client.searcher.traffic import Traffic
 
-    found = Rehearsal()
-    if not institutions:
-        return found
-    with ThreadPoolExecutor(min(len(institutions), 16)) as pool:
-        calls = {one.name: pool.submit(one.describe, release_id) for one in institutions}
-    for name, call in calls.items():
-        try:
-            found.described[name] = call.result()
-        except BlindsightError as error:
-            found.notes[name] = error
+    everybody, notes = describe(institutions, release_id)
+    found = Rehearsal(everybody, notes=notes)
     for one in institutions:
         if (described := found.described.get(one.name)) is None:
             continue

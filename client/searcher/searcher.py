@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from client.searcher.answers import Answers
 from client.searcher.ckks import SealScheme
-from client.searcher.fan_out import FanOut
+from client.searcher.fan_out import FanOut, describe
 from client.searcher.prepared import PreparedKeys
 from client.searcher.query import Encoder, Query, Vector, embed_picture
 from client.searcher.remote import Released, RemoteInstitution
@@ -109,15 +109,8 @@ class Searcher:
         """
         self._warm = True
         self._encoder.texts(["ready"])
-        asked = FanOut(
-            list(self._institutions.values()),
-            self.release_id,
-            np.empty((0, 0), np.float32),
-            self._keys,
-            {},
-        )
-        asked.describe()
-        self._keys.prepare([one.layout for one in asked.described.values()])
+        described, _ = describe(list(self._institutions.values()), self.release_id)
+        self._keys.prepare([one.layout for one in described.values()])
 
     def search(
         self,
