@@ -9,7 +9,7 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
@@ -37,18 +37,9 @@ from server.directory.cli import serve as coordinator_serve
 from server.provisioning.cli import app as federation_commands
 from simulations import running
 from simulations.bench.cli import app as bench
-from simulations.options import TRAINING_FLAGS, with_flags
+from simulations.options import TRAINING_FLAGS, with_flags, with_options
 from simulations.poc.cli import app as poc
-from simulations.searching import (
-    CredentialsOption,
-    FederationOption,
-    FromOption,
-    HomeOption,
-    InstitutionOption,
-    PicturesOption,
-    ReleaseOption,
-    open_searcher,
-)
+from simulations.searching import WHOM, PicturesOption, open_searcher
 from simulations.shell import shell
 from simulations.ui import ui
 
@@ -202,18 +193,13 @@ def evaluate(
 
 @app.command()
 @command
+@with_options(WHOM)
 def search(
     sentence: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
     image: Annotated[Path | None, typer.Option(help="Look for what is like this picture.")] = None,
     without: Annotated[
         list[str] | None, typer.Option(help="What it shall not show; may be repeated.")
     ] = None,
-    federation: FederationOption = None,
-    institution: InstitutionOption = None,
-    release: ReleaseOption = None,
-    credentials: CredentialsOption = None,
-    home: HomeOption = None,
-    only: FromOption = None,
     k: Annotated[int, typer.Option("-k", "--k", help="How many pictures.")] = 10,
     sheet: Annotated[
         Path | None, typer.Option(help="Write the pictures to this HTML file.")
@@ -225,19 +211,17 @@ def search(
     assistant: AssistantOption = None,
     assistant_model: AssistantModelOption = None,
     rerank: RerankOption = False,
-    int8: Int8Option = False,
     as_json: AsJson = False,
+    **whom: Any,
 ) -> Outcome:
     """Search institutions with an encrypted sentence, picture, or both."""
     from client.searcher.sheet import outcome
 
     with ExitStack() as stack:
-        searcher = open_searcher(
-            stack, federation, institution, release, credentials, home, only, int8
-        )
+        searcher = open_searcher(stack, **whom)
         found = searcher.search(sentence or "", k, image=image, without=without or ())
         if rerank:
-            found = reranked(found, assistant, assistant_model, home)
+            found = reranked(found, assistant, assistant_model, whom["home"])
         return outcome(found, sheet, open_, pictures)
 
 

@@ -84,18 +84,23 @@ _NAMED = re.compile(r"torchvision ([a-z0-9_]+)")
 
 def with_flags(flags: Mapping[str, tuple[Any, str]]) -> Callable[[F], F]:
     """Gives a command, whose last parameter is ``**flags``, an option for each of ``flags``."""
+    return with_options(
+        {
+            name: Annotated[kind | None, typer.Option(help=text)]
+            for name, (kind, text) in flags.items()
+        }
+    )
+
+
+def with_options(options: Mapping[str, Any]) -> Callable[[F], F]:
+    """As ``with_flags``, for options as typer takes them, by name; all are None unless given."""
 
     def decorate(function: F) -> F:
         mine = signature(function)
         own = [one for one in mine.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
         more = [
-            Parameter(
-                name,
-                Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[kind | None, typer.Option(help=text)],
-            )
-            for name, (kind, text) in flags.items()
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            for name, option in options.items()
         ]
         keywords = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in own]
         function.__signature__ = mine.replace(parameters=[*keywords, *more])  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.institution.cli import Int8Option
 from protocol.errors import UsageError
 from protocol.terminal import progress
 
@@ -36,6 +37,17 @@ PicturesOption = Annotated[
     ),
 ]
 
+WHOM = {
+    "federation": FederationOption,
+    "institution": InstitutionOption,
+    "release": ReleaseOption,
+    "credentials": CredentialsOption,
+    "home": HomeOption,
+    "only": FromOption,
+    "int8": Int8Option,
+}
+"""The options of every command that searches: what ``open_searcher`` takes."""
+
 
 def open_searcher(
     stack: ExitStack,
@@ -45,7 +57,7 @@ def open_searcher(
     credentials: Path | None = None,
     home: Path | None = None,
     only: str | None = None,
-    int8: bool = False,
+    int8: bool | None = None,
 ) -> "Searcher":
     """Return a searcher that ends with ``stack``. Raises UsageError if nobody can be asked."""
     from client.searcher.searcher import Searcher

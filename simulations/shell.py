@@ -3,32 +3,18 @@
 import sys
 import threading
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from client.institution.cli import Int8Option
 from client.searcher.assistant_cli import AssistantModelOption, AssistantOption, open_assistant
 from protocol.terminal import fail, say
-from simulations.searching import (
-    CredentialsOption,
-    FederationOption,
-    FromOption,
-    HomeOption,
-    InstitutionOption,
-    PicturesOption,
-    ReleaseOption,
-    open_searcher,
-)
+from simulations.options import with_options
+from simulations.searching import WHOM, PicturesOption, open_searcher
 
 
+@with_options(WHOM)
 def shell(
-    federation: FederationOption = None,
-    institution: InstitutionOption = None,
-    release: ReleaseOption = None,
-    credentials: CredentialsOption = None,
-    home: HomeOption = None,
-    only: FromOption = None,
     k: Annotated[int, typer.Option("-k", "--k", help="How many pictures.")] = 10,
     pictures: PicturesOption = None,
     history: Annotated[
@@ -36,21 +22,19 @@ def shell(
     ] = True,
     assistant: AssistantOption = None,
     assistant_model: AssistantModelOption = None,
-    int8: Int8Option = False,
+    **whom: Any,
 ) -> None:
     """Search as a conversation: sentences search, commands refine; help lists them."""
     try:
         with ExitStack() as stack:
-            searcher = open_searcher(
-                stack, federation, institution, release, credentials, home, only, int8
-            )
+            searcher = open_searcher(stack, **whom)
             from client.searcher.prompt import lines
             from client.searcher.shell import COMMANDS, Shell
 
             if sys.stdin.isatty():
                 threading.Thread(target=searcher.warm, daemon=True).start()
                 say(f"{', '.join(searcher.institutions)} can be asked; help lists the commands")
-            helper = open_assistant(assistant, assistant_model, home)
+            helper = open_assistant(assistant, assistant_model, whom["home"])
             Shell(searcher, k, pictures, helper).run(
                 lines(list(COMMANDS), searcher.institutions, history)
             )

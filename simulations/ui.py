@@ -3,39 +3,26 @@
 import json
 import threading
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from client.institution.cli import Int8Option
 from protocol.terminal import AsJson, Outcome, command
-from simulations.searching import (
-    CredentialsOption,
-    FederationOption,
-    FromOption,
-    HomeOption,
-    InstitutionOption,
-    ReleaseOption,
-    open_searcher,
-)
+from simulations.options import with_options
+from simulations.searching import WHOM, open_searcher
 
 
 @command
+@with_options(WHOM)
 def ui(
-    federation: FederationOption = None,
-    institution: InstitutionOption = None,
-    release: ReleaseOption = None,
-    credentials: CredentialsOption = None,
-    home: HomeOption = None,
-    only: FromOption = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes any that is free.")
     ] = 0,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")
     ] = True,
-    int8: Int8Option = False,
     as_json: AsJson = False,
+    **whom: Any,
 ) -> Outcome:
     """Search on a page in your browser, served by this machine to itself alone.
 
@@ -47,9 +34,7 @@ def ui(
         print(json.dumps({"address": address}) if as_json else address, flush=True)
 
     with ExitStack() as stack:
-        searcher = open_searcher(
-            stack, federation, institution, release, credentials, home, only, int8
-        )
+        searcher = open_searcher(stack, **whom)
         threading.Thread(target=searcher.warm, daemon=True).start()
-        serve(searcher, port, not (federation or institution), browser, say)
+        serve(searcher, port, not (whom["federation"] or whom["institution"]), browser, say)
     return Outcome("the page is closed")
